@@ -1,0 +1,1 @@
+"""What netra_queue decides, without doing anything: no Django, Channels, asyncio, clock or logging in here."""

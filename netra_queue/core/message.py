@@ -1,0 +1,110 @@
+"""The values that travel: payloads, messages, receipts, losses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, IntEnum
+
+QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,149}", re.ASCII)
+CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+MAX_KEY_LENGTH = 200
+
+
+class Priority(IntEnum):
+    """How urgent a message is. Ascending order is delivery order, so an index scan delivers."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+class PayloadKind(IntEnum):
+    """How the stored text of a payload is to be read."""
+
+    JSON = 0  # the JSON document itself, as it was encoded by the sender
+    TEXT = 1  # a JSON string literal around a text frame that is not JSON
+    BYTES = 2  # base64 of a binary frame
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload, encoded once. ``text`` is what is stored, and what is written into frames verbatim."""
+
+    kind: PayloadKind
+    text: str
+    size: int  # bytes of ``text`` in UTF-8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A message on its way into a store: accepted by ``sending``, without a place in the order yet."""
+
+    queue: str
+    id: str
+    payload: Payload
+    priority: Priority
+    ttl_seconds: float
+    key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A message as a store gives it back. ``position`` is its place in the store's order, unique in the store."""
+
+    position: int
+    id: str
+    payload: Payload
+    priority: Priority
+    created_at: datetime
+
+
+class Outcome(Enum):
+    """What became of a send."""
+
+    QUEUED = "queued"
+    DROPPED = "dropped"  # the queue was full, and the policy chose this message as the one to go
+    DUPLICATE = "duplicate"  # the idempotency key was used before; the first message stands
+    LIVE_ONLY = "live_only"  # given to connected clients only, without a durable copy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """The sender's proof. ``id`` is the message's id on the wire; for a duplicate, the id of the first message."""
+
+    id: str
+    queue: str
+    outcome: Outcome
+
+
+class LossReason(Enum):
+    """Why a message was removed before its client acked it."""
+
+    EXPIRED = "expired"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Losses:
+    """What a queue lost and no client has been told of yet.
+
+    ``counts`` is keyed by reason and priority. ``records`` names the store's records behind the counts: they are
+    forgotten (``Store.settle``) once a client has shown that it was told.
+    """
+
+    counts: Mapping[tuple[LossReason, Priority], int] = field(default_factory=dict)
+    since: datetime | None = None
+    records: tuple[int, ...] = ()
+
+    def total(self, reason: LossReason) -> int:
+        return sum(count for (of, _), count in self.counts.items() if of is reason)
+
+    def by_priority(self, reason: LossReason) -> dict[str, int]:
+        """Counts by the priority's wire name, without zeros."""
+        return {p.name.lower(): n for (of, p), n in sorted(self.counts.items(), key=lambda i: i[0][1]) if of is reason}
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)

@@ -1,0 +1,90 @@
+"""Every error that netra_queue raises.
+
+    NetraQueueError
+    ├── InvalidMessage           a payload, priority, TTL, key or queue name that cannot be accepted
+    │   └── MessageTooLarge      longer than the policy's MAX_MESSAGE_BYTES
+    ├── QueueFull                the queue's limit is reached and its policy says "reject"
+    ├── StoreUnavailable         the store cannot be reached; nothing was accepted
+    ├── NotAuthenticated         a connection without a user asked for a user's queue (closes with 4401)
+    └── NotConfigured            the settings do not allow what was asked for
+
+Nothing has been written when one of the first four reaches the caller.
+"""
+
+from __future__ import annotations
+
+
+class NetraQueueError(Exception):
+    """The base of them all."""
+
+
+class InvalidMessage(NetraQueueError, ValueError):
+    """``what`` was wrong: ``expected`` this, and ``got`` that."""
+
+    def __init__(self, what: str, *, expected: str, got: object) -> None:
+        self.what, self.expected, self.got = what, expected, got
+        super().__init__(what, expected, got)
+
+    def __str__(self) -> str:
+        return f"{self.what}: expected {self.expected}, got {shorten(self.got)}"
+
+
+class MessageTooLarge(InvalidMessage):
+    """The encoded payload has ``size`` bytes; the policy of ``queue`` allows ``limit``."""
+
+    def __init__(self, queue: str, *, size: int, limit: int) -> None:
+        self.queue, self.size, self.limit = queue, size, limit
+        super().__init__(f"payload for {queue}", expected=f"at most {limit} bytes when encoded", got=size)
+
+    def __str__(self) -> str:
+        return f"payload for {self.queue} has {self.size} bytes when encoded; its policy allows {self.limit}"
+
+
+class QueueFull(NetraQueueError):
+    """``queue`` holds as much as its policy allows, and the policy rejects what comes then."""
+
+    def __init__(self, queue: str, *, messages: int, limit_messages: int, size: int, limit_bytes: int) -> None:
+        self.queue, self.messages, self.limit_messages = queue, messages, limit_messages
+        self.size, self.limit_bytes = size, limit_bytes
+        super().__init__(queue, messages, limit_messages, size, limit_bytes)
+
+    def __str__(self) -> str:
+        return (
+            f"queue {self.queue} is full: it would hold {self.messages} messages of {self.size} bytes, and its policy "
+            f"allows {self.limit_messages} messages of {self.limit_bytes} bytes (overflow: reject)"
+        )
+
+
+class StoreUnavailable(NetraQueueError):
+    """The store did not take or give what was asked of it; the cause is chained."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return f"the message store is unavailable: {self.what}"
+
+
+class NotAuthenticated(NetraQueueError):
+    """The connection's scope has no authenticated user, so there is no ``user.<pk>`` queue for it."""
+
+    def __str__(self) -> str:
+        return "the connection has no authenticated user; override get_queue() to name a queue for such clients"
+
+
+class NotConfigured(NetraQueueError):
+    """``setting`` does not allow what was asked for."""
+
+    def __init__(self, setting: str, problem: str) -> None:
+        self.setting, self.problem = setting, problem
+        super().__init__(setting, problem)
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.problem}"
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """``repr`` of a value, cut to a length that fits a log line."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
