@@ -173,7 +173,7 @@ class Connection:
     # --- stored messages ---------------------------------------------------------------------------------------
 
     def ring(self) -> list[Action]:
-        """The queue may hold something that this connection has not transmitted. Doubled or false alarms are harmless."""
+        """The queue may hold something to transmit. Doubled or false alarms are harmless."""
         self._has_more = True
         return self._ask()
 
@@ -256,7 +256,7 @@ class Connection:
     # --- the consumer's own sends ------------------------------------------------------------------------------
 
     def send_own(self, message: Message, now: float) -> list[Action]:
-        """The consumer sends ``message`` on this connection. With a Persist among the actions the caller waits for it."""
+        """The consumer sends ``message``. With a Persist among the actions the caller waits for it."""
         if self._may_go_directly:
             return self._transmit([message], now, own=True)
         self._held.append(_Held(message, now))
@@ -345,7 +345,7 @@ class Connection:
         return []
 
     def tell_losses(self, losses: Losses) -> list[Action]:
-        """Messages of this queue were lost to policy. Told once per record; repeated on the next connection if unacked."""
+        """Messages of this queue were lost to policy. Told once a record, and on the next connection if unacked."""
         new = tuple(record for record in losses.records if record not in self._told)
         if self.mode is Mode.RAW or not new or self.state not in (State.REPLAYING, State.LIVE):
             return []

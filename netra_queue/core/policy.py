@@ -57,9 +57,7 @@ class Candidate:
     size: int
 
 
-def choose_victims(
-    candidates: Iterable[Candidate], policy: Policy, *, messages: int, size: int
-) -> list[Candidate]:
+def choose_victims(candidates: Iterable[Candidate], policy: Policy, *, messages: int, size: int) -> list[Candidate]:
     """The candidates that must go for the queue (of ``messages`` and ``size`` bytes) to be within its limits.
 
     ``candidates`` come in the order of ``removal_order``; as many as needed are taken from their beginning.
