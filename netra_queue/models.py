@@ -101,6 +101,9 @@ class UsedKey(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["queue", "digest"], name="netra_key_once")]
 
+    def __str__(self) -> str:
+        return str(self.digest)
+
 
 class Loss(models.Model):
     """Messages of a queue that were removed before their client acked them, until a client was told.
@@ -118,6 +121,9 @@ class Loss(models.Model):
     class Meta:
         verbose_name = _("loss")
         verbose_name_plural = _("losses")
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.reason}"
 
 
 class ServerProcess(models.Model):

@@ -46,7 +46,7 @@ def _use_pymysql() -> None:
     """PyMySQL needs no compiler; Django asks for the version of the driver that it stands in for."""
     import pymysql
 
-    pymysql.version_info = (2, 2, 7, "final", 0)  # type: ignore[assignment]
+    pymysql.version_info = (2, 2, 7, "final", 0)
     pymysql.install_as_MySQLdb()
 
 

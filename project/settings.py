@@ -1,4 +1,4 @@
-"""The example project. It runs with nothing else installed; DATABASE_URL, REDIS_URL and CELERY_BROKER_URL bring servers in."""
+"""The example project: embedded defaults; DATABASE_URL, REDIS_URL and CELERY_BROKER_URL bring servers in."""
 
 from __future__ import annotations
 

@@ -96,5 +96,5 @@ def database_time(using: str) -> datetime:
         return datetime.now(UTC)
     with connection.cursor() as cursor:
         cursor.execute(query)
-        (moment,) = cursor.fetchone()
+        moment: datetime = cursor.fetchone()[0]
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -33,9 +33,7 @@ def attach(using: str, presence: Presence, policy: Policy, now: datetime) -> Ope
         Queue.objects.using(using).bulk_create([queue], ignore_conflicts=True)
         known = Queue.objects.using(using).filter(pk=id, name=presence.queue)
         if not known.update(policy=presence.policy, seen_at=now, idle_since=now):
-            raise InvalidMessage(
-                "queue name", expected="one that shares its id with no other queue", got=presence.queue
-            )
+            raise InvalidMessage("queue name", expected="one with an id of its own", got=presence.queue)
         LiveConnection.objects.using(using).bulk_create([connection], ignore_conflicts=True)
         expire_queue(using, id, now)
         waiting = Message.objects.using(using).filter(queue_id=id)[: policy.max_messages].count()
