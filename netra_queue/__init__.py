@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .core.message import Outcome, Priority, Receipt
 from .exceptions import (
+    CalledOnEventLoop,
     InvalidMessage,
     MessageTooLarge,
     NetraQueueError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalledOnEventLoop",
     "InvalidMessage",
     "MessageTooLarge",
     "NetraQueueError",

@@ -6,7 +6,8 @@
     ├── QueueFull                the queue's limit is reached and its policy says "reject"
     ├── StoreUnavailable         the store cannot be reached; nothing was accepted
     ├── NotAuthenticated         a connection without a user asked for a user's queue (closes with 4401)
-    └── NotConfigured            the settings do not allow what was asked for
+    ├── NotConfigured            the settings do not allow what was asked for
+    └── CalledOnEventLoop        a synchronous verb was called where only the asynchronous one may be
 
 Nothing has been written when one of the first four reaches the caller.
 """
@@ -82,6 +83,17 @@ class NotConfigured(NetraQueueError):
 
     def __str__(self) -> str:
         return f"{self.setting}: {self.problem}"
+
+
+class CalledOnEventLoop(NetraQueueError, RuntimeError):
+    """``verb`` would block the running event loop; its twin with an ``a`` in front does not."""
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+        super().__init__(verb)
+
+    def __str__(self) -> str:
+        return f"{self.verb}() would block the running event loop: use 'await a{self.verb}(...)' here"
 
 
 def shorten(value: object, limit: int = 80) -> str:

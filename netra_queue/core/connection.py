@@ -27,13 +27,29 @@ from datetime import datetime
 from enum import Enum
 
 from . import wire
+from .actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Settle, Transmit
+from .deliveries import Delivery, Held, chunks
 from .message import Losses, Message
 from .policy import Policy
 from .wire import Ack, CloseCode, ControlFrame
 
+__all__ = [
+    "Acknowledge",
+    "Action",
+    "Close",
+    "Connection",
+    "Mode",
+    "Persist",
+    "Read",
+    "ReadRequest",
+    "Settle",
+    "State",
+    "Transmit",
+]
+
 PERSIST_AFTER_SECONDS = 1.0
 RAW_REPLAY_SECONDS = 60.0  # longer than Daphne's and Uvicorn's pings need to notice a dead peer
-RAW_SETTLE_SECONDS = 1.0  # with a full window: how long a written frame is kept at the least
+RAW_SETTLE_SECONDS = 0.25  # with a full window: how long a written frame is kept at the least
 FRAME_BYTES = 262_144
 RAW_ABNORMAL_CODES = frozenset({None, 1005, 1006, 1011, 1012})  # 1005: what Uvicorn says of a reset
 
@@ -52,76 +68,6 @@ class Mode(Enum):
     RAW = "raw"
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
-    """Write this frame. ``last_seq`` is the last delivery in it; tell ``written`` when the server has taken it."""
-
-    frame: str | bytes
-    last_seq: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Read from the store: call ``begin_read``, then ``take`` or ``read_failed``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
-    """Remove these positions of the queue from the store."""
-
-    positions: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Persist:
-    """Append these messages to the store in this order, then call ``persisted`` or ``persist_failed``."""
-
-    messages: tuple[Message, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """The client was told of these losses: forget the store's records of them."""
-
-    records: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    code: CloseCode
-    reason: str
-
-
-Action = Transmit | Read | Acknowledge | Persist | Settle | Close
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
-    """At most ``limit`` messages of together about ``max_bytes``, without the positions in ``excluded``."""
-
-    limit: int
-    max_bytes: int
-    excluded: frozenset[int]
-
-
-@dataclass(slots=True)
-class _Delivery:
-    seq: int
-    id: str
-    size: int
-    at: float
-    position: int | None = None
-    own: Message | None = None  # kept until the store has it
-    persisting: bool = False
-
-
-@dataclass(slots=True)
-class _Held:
-    message: Message
-    at: float
-    persisting: bool = False
-
-
 @dataclass(slots=True)
 class Connection:
     """One accepted WebSocket of one queue. Memory is bounded by the policy's window."""
@@ -134,10 +80,10 @@ class Connection:
     _opened_at: datetime | None = None
     _next_seq: int = 1
     _written_seq: int = 0
-    _in_flight: deque[_Delivery] = field(default_factory=deque)
+    _in_flight: deque[Delivery] = field(default_factory=deque)
     _in_flight_bytes: int = 0
     _in_flight_ids: set[str] = field(default_factory=set)
-    _held: deque[_Held] = field(default_factory=deque)
+    _held: deque[Held] = field(default_factory=deque)
     _behind: set[str] = field(default_factory=set)  # own sends in the store that were not transmitted yet
     _behind_at_read: frozenset[str] = frozenset()
     _acked_unstored: set[str] = field(default_factory=set)  # acked while the store was still taking them
@@ -223,7 +169,7 @@ class Connection:
 
     def _transmit(self, messages: Collection[Message], now: float, *, own: bool = False) -> list[Action]:
         actions: list[Action] = []
-        for chunk in _chunks(messages, 1 if self.mode is Mode.RAW else FRAME_BYTES):
+        for chunk in chunks(messages, 1 if self.mode is Mode.RAW else FRAME_BYTES):
             first_seq = self._next_seq
             for message in chunk:
                 self._track(message, now, own=own)
@@ -235,7 +181,7 @@ class Connection:
             self._progress_at = now
         kept, position = (message, None) if own else (None, message.position)
         size = message.payload.size
-        self._in_flight.append(_Delivery(self._next_seq, message.id, size, now, position, kept))
+        self._in_flight.append(Delivery(self._next_seq, message.id, size, now, position, kept))
         self._in_flight_ids.add(message.id)
         self._in_flight_bytes += size
         self._next_seq += 1
@@ -259,7 +205,7 @@ class Connection:
         """The consumer sends ``message``. With a Persist among the actions the caller waits for it."""
         if self._may_go_directly:
             return self._transmit([message], now, own=True)
-        self._held.append(_Held(message, now))
+        self._held.append(Held(message, now))
         if len(self._held) <= self.policy.window and self._held_bytes <= self.policy.window_bytes:
             return []
         return self._persist(held for held in self._held)
@@ -281,10 +227,10 @@ class Connection:
             actions += self._transmit([self._held.popleft().message], now, own=True)
         return actions
 
-    def _persist(self, owners: Iterable[_Delivery | _Held]) -> list[Action]:
+    def _persist(self, owners: Iterable[Delivery | Held]) -> list[Action]:
         messages: list[Message] = []
         for owner in owners:
-            message = owner.own if isinstance(owner, _Delivery) else owner.message
+            message = owner.own if isinstance(owner, Delivery) else owner.message
             if message is not None and not owner.persisting:
                 owner.persisting = True
                 messages.append(message)
@@ -373,9 +319,9 @@ class Connection:
     # --- time --------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed. To be called a few times a second."""
+        """Time has passed. To be called a few times a second; after the end, as long as ``has_unstored``."""
         if self.state is State.CLOSED:
-            return []
+            return self.rescue() if now >= self._persist_retry_at else []
         actions = self._check_client(now) if self.mode is Mode.PROTOCOL else self._release_written(now)
         if now >= self._persist_retry_at:
             overdue = now - PERSIST_AFTER_SECONDS
@@ -394,17 +340,16 @@ class Connection:
         self._heard_at = self._progress_at = now
 
     def _release_written(self, now: float) -> list[Action]:
+        """Raw mode: what was written long enough ago counts as delivered; with a full window, that is soon."""
+        limit = RAW_REPLAY_SECONDS if self._has_room else RAW_SETTLE_SECONDS
         seq = 0
-        kept = len(self._in_flight)
         for delivery in self._in_flight:
-            is_crowded = kept >= self.policy.window or self._in_flight_bytes >= self.policy.window_bytes
-            limit = RAW_SETTLE_SECONDS if is_crowded else RAW_REPLAY_SECONDS
             if delivery.seq > self._written_seq or now - delivery.at < limit:
                 break
-            seq, kept = delivery.seq, kept - 1
+            seq = delivery.seq
         return self._release(seq, now)
 
-    def _unstored(self) -> Iterator[_Delivery | _Held]:
+    def _unstored(self) -> Iterator[Delivery | Held]:
         """Own sends that only memory has and that wait: for their ack, or for room."""
         if self.mode is Mode.PROTOCOL:
             yield from (delivery for delivery in self._in_flight if delivery.own is not None)
@@ -422,20 +367,16 @@ class Connection:
         self.state = State.CLOSED
         return actions + self.rescue()
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether own sends wait for room, or for the connection to become live."""
+        return bool(self._held)
+
+    @property
+    def has_unstored(self) -> bool:
+        """Whether memory has own sends that the store does not have."""
+        return bool(self._held) or any(delivery.own is not None for delivery in self._in_flight)
+
     def rescue(self) -> list[Action]:
         """A Persist of every own send that only memory has, in the order of sending."""
         return self._persist([*self._in_flight, *self._held])
-
-
-def _chunks(messages: Collection[Message], max_bytes: int) -> Iterator[list[Message]]:
-    """Consecutive messages of together at most ``max_bytes``, at least one at a time."""
-    chunk: list[Message] = []
-    size = 0
-    for message in messages:
-        if chunk and size + message.payload.size > max_bytes:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(message)
-        size += message.payload.size
-    if chunk:
-        yield chunk

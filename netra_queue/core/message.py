@@ -41,7 +41,10 @@ class Payload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
-    """A message on its way into a store: accepted by ``sending``, without a place in the order yet."""
+    """A message on its way into a store: accepted by ``sending``, without a place in the order yet.
+
+    ``sent_at``: when it was sent, if that was before it came to the store; its time to live counts from there.
+    """
 
     queue: str
     id: str
@@ -49,6 +52,7 @@ class Draft:
     priority: Priority
     ttl_seconds: float
     key: str | None = None
+    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,13 +23,16 @@ What every store promises (tests/stores/contract.py holds each to it):
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from ..core.connection import ReadRequest
 from ..core.message import Draft, Losses, Message, Outcome, Priority
 from ..core.policy import Policy
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,34 @@ class QueueStat:
     losses: Losses = field(default_factory=Losses)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """What upkeep would remove now, each counted up to a limit."""
+
+    expired: int
+    connections: int
+    idle_queues: int
+    keys: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overview:
+    """The whole store as it stands, each figure counted up to a limit. Sizes in bytes.
+
+    ``complete``: no figure met its limit. ``largest`` has the queues with the most messages first, of each its name,
+    messages, size and oldest message; without ``complete``, only the oldest messages of the store were looked at.
+    """
+
+    messages: int
+    size: int
+    expired: int
+    queues: int
+    connections: int
+    servers: int
+    complete: bool
+    largest: tuple[QueueStat, ...]
+
+
 class Store(ABC):
     """See the module's text for what holds for all methods. Queues are named by their names."""
 
@@ -102,6 +133,20 @@ class Store(ABC):
     @abstractmethod
     def now(self) -> datetime:
         """The store's time, aware."""
+
+    # --- threads -----------------------------------------------------------------------------------------------
+
+    def in_own_thread(self, work: Callable[[], Result]) -> Result:
+        """Do ``work`` in a thread that exists for this store. What the thread holds of it stays open for the next."""
+        return work()
+
+    def leave_thread(self) -> None:  # noqa: B027  most stores hold nothing
+        """The calling thread is about to end: give back what it holds of the store."""
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call this once what the calling thread has appended can be read by others: at once, or when its transaction
+        commits; never if that rolls back. What ``callback`` raises then reaches nobody."""
+        callback()
 
     # --- messages ----------------------------------------------------------------------------------------------
 
@@ -146,8 +191,11 @@ class Store(ABC):
         """Those of these queues that hold a message that has not expired."""
 
     @abstractmethod
-    def losses(self, queues: Collection[str]) -> dict[str, Losses]:
-        """What these queues lost and no client was told of; queues without losses are left out."""
+    def losses(self, queues: Collection[str], told: Collection[int] = ()) -> dict[str, Losses]:
+        """What these queues lost and no client was told of; queues without losses are left out.
+
+        ``told``: records to leave out, because a client is being told of them.
+        """
 
     @abstractmethod
     def settle(self, queue: str, records: Collection[int]) -> None:
@@ -196,9 +244,21 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def forget_keys(self, limit: int) -> int:
+        """Remove up to ``limit`` idempotency keys that have run out. Fewer: there are no more."""
+
+    @abstractmethod
+    def due(self, limit: int) -> Due:
+        """What ``sweep``, ``reap``, ``forget_idle`` and ``forget_keys`` would remove; each counted up to ``limit``."""
+
+    @abstractmethod
     def purge(self, queue: str, limit: int, priority: Priority | None = None) -> int:
         """Remove up to ``limit`` messages of a queue; they count as dropped. Fewer: there are no more."""
 
     @abstractmethod
     def stat(self, queue: str) -> QueueStat:
         """One queue as it stands. The cost grows with that queue's messages."""
+
+    @abstractmethod
+    def overview(self, limit: int, scan: int) -> Overview:
+        """Totals and the ``limit`` largest queues, looking at ``scan`` rows of each kind at most."""

@@ -26,14 +26,14 @@ def is_in_transaction(using: str) -> bool:
 
 
 @contextmanager
-def own_transaction(using: str) -> Iterator[None]:
-    """A transaction of ours, or the caller's if there is one.
+def own_transaction(using: str, *, savepoint: bool = False) -> Iterator[None]:
+    """A transaction of ours, or the caller's if there is one; with ``savepoint``, an error in it undoes only our part.
 
     SQLite fails at once, whatever its timeout, when a transaction that began by reading wants to write after another
     one has written. So ours begins with a write there, even though it changes nothing.
     """
     is_outermost = not is_in_transaction(using)
-    with transaction.atomic(using=using, savepoint=False):
+    with transaction.atomic(using=using, savepoint=savepoint):
         if is_outermost and connections[using].vendor == "sqlite":
             ServerProcess.objects.using(using).filter(pk="").update(pid=0)
         yield
@@ -47,10 +47,11 @@ def run(using: str, work: Callable[[], Result]) -> Result:
     such repeats. Raises StoreUnavailable when the database cannot be reached or stays busy.
     """
     for attempt in range(1, ATTEMPTS + 1):
+        before = connections[using].connection
         try:
             return work()
         except (OperationalError, InterfaceError) as error:
-            was_dead = not is_in_transaction(using) and drop_dead_connection(using)
+            was_dead = not is_in_transaction(using) and _was_dead(using, before)
             may_repeat = _is_transient(error) or (was_dead and attempt == 1)
             if is_in_transaction(using) or attempt == ATTEMPTS or not may_repeat:
                 raise StoreUnavailable(str(error).strip()) from error
@@ -65,6 +66,13 @@ def drop_dead_connection(using: str) -> bool:
         return False
     connection.close()
     return True
+
+
+def _was_dead(using: str, before: object) -> bool:
+    """Whether the connection that the thread had is gone: replaced in Django's rollback, or unusable and closed here."""
+    if before is None:
+        return False
+    return connections[using].connection is not before or drop_dead_connection(using)
 
 
 def _is_transient(error: Error) -> bool:

@@ -8,25 +8,25 @@ not wait for each other in circles.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import blake2b
 
 from django.db import connections, router, transaction
-from django.db.models import Exists, OuterRef
 
 from .. import models
 from ..core.connection import ReadRequest
 from ..core.message import Draft, Losses, Message, Outcome, Payload, PayloadKind, Priority
 from ..core.policy import Overflow, Policy
-from ..exceptions import InvalidMessage
+from ..exceptions import InvalidMessage, StoreUnavailable
 from ..models import queue_id
-from . import limits, presence, upkeep
-from .base import Appended, Batch, Opened, Presence, QueueStat, Server, Store
+from . import limits, overview, presence, upkeep
+from .base import Appended, Batch, Due, Opened, Overview, Presence, QueueStat, Result, Server, Store
 from .clock import DatabaseClock
-from .connecting import database_time, is_in_transaction, own_transaction, run
+from .connecting import database_time, in_own_thread, is_in_transaction, own_transaction, run
 
 READS_PER_STATEMENT = 100
+KEY_ATTEMPTS = 5
 
 
 class DatabaseStore(Store):
@@ -41,10 +41,24 @@ class DatabaseStore(Store):
     def now(self) -> datetime:
         return run(self.using, self._clock.now)
 
-    # --- messages ----------------------------------------------------------------------------------------------
+    # --- threads -----------------------------------------------------------------------------------------------
+
+    def in_own_thread(self, work: Callable[[], Result]) -> Result:
+        return in_own_thread(self.using, work)
+
+    def leave_thread(self) -> None:
+        connections[self.using].close()
 
     def in_transaction(self) -> bool:
         return is_in_transaction(self.using)
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        if self.in_transaction():
+            transaction.on_commit(callback, using=self.using, robust=True)
+        else:
+            callback()
+
+    # --- messages ----------------------------------------------------------------------------------------------
 
     def describe(self, queues: Collection[str]) -> dict[str, str]:
         rows = models.Queue.objects.using(self.using).filter(pk__in=[queue_id(name) for name in queues])
@@ -75,49 +89,55 @@ class DatabaseStore(Store):
         self, drafts: Sequence[Draft], policies: Mapping[str, Policy], now: datetime, *, exact: bool
     ) -> list[Appended]:
         may_reject = any(policy.overflow is Overflow.REJECT for policy in policies.values())
-        with own_transaction(self.using), transaction.atomic(using=self.using, savepoint=may_reject and not exact):
+        with own_transaction(self.using, savepoint=may_reject):
             firsts = self._use_keys(drafts, now)
             fresh = [draft for draft in drafts if draft.id not in firsts]
             positions = self._insert(fresh, now)
             added = Counter(draft.queue for draft in fresh)
             removed = limits.enforce(self.using, added, policies, now, exact=exact) if fresh else set()
-            self._release_keys([d.id for d in fresh if d.key is not None and positions[d.id] in removed])
+            self._release_keys([d for d in fresh if positions[d.id] in removed])
         return [_answer(draft, firsts, positions, removed) for draft in drafts]
 
     def _use_keys(self, drafts: Sequence[Draft], now: datetime) -> dict[str, str]:
         """Reserve the drafts' idempotency keys. Returns the first message's id for each draft that is a duplicate."""
-        keyed = [(queue_id(d.queue), _digest(d.key), d) for d in drafts if d.key is not None]
-        if not keyed:
-            return {}
-        rows = [
-            models.UsedKey(queue_id=queue, digest=digest, uid=d.id, expires_at=now + timedelta(seconds=d.ttl_seconds))
-            for queue, digest, d in sorted(keyed, key=lambda k: k[:2])
-        ]
-        used = models.UsedKey.objects.using(self.using)
-        used.bulk_create(rows, ignore_conflicts=True)
-        found = used.filter(queue_id__in={k[0] for k in keyed}, digest__in={k[1] for k in keyed})
-        owners = {(row.queue_id, row.digest): row for row in found}
+        keyed = [draft for draft in drafts if draft.key is not None]
         firsts: dict[str, str] = {}
-        for queue, digest, draft in keyed:
-            row = owners.get((queue, digest))
-            if row is None or (row.uid != draft.id and not self._take_over(row, draft, now)):
-                firsts[draft.id] = row.uid if row else draft.id
-        return firsts
+        for _ in range(KEY_ATTEMPTS):
+            if not keyed:
+                return firsts
+            found = self._reserve(keyed, now)
+            firsts |= {id: first for id, first in found.items() if first != id}
+            keyed = [draft for draft in keyed if draft.id not in found]
+        raise StoreUnavailable("an idempotency key changes hands all the time")
 
-    def _take_over(self, row: models.UsedKey, draft: Draft, now: datetime) -> bool:
-        """Use a key again whose time has run out. Only one of several senders can."""
-        if row.expires_at > now:
-            return False
-        until = now + timedelta(seconds=draft.ttl_seconds)
-        stale = models.UsedKey.objects.using(self.using).filter(pk=row.pk, uid=row.uid, expires_at__lte=now)
-        if not stale.update(uid=draft.id, expires_at=until):
-            return False
-        row.uid, row.expires_at = draft.id, until
-        return True
+    def _reserve(self, keyed: Sequence[Draft], now: datetime) -> dict[str, str]:
+        """The id of the message that has the key, for each draft's id.
 
-    def _release_keys(self, uids: Sequence[str]) -> None:
-        if uids:
-            models.UsedKey.objects.using(self.using).filter(uid__in=uids).delete()
+        A draft is left out when its key's row went, or got another owner, between two of these statements: ask again.
+        """
+        used = models.UsedKey.objects.using(self.using)
+        rows = sorted((_used_key(draft, now) for draft in keyed), key=_key_order)
+        used.bulk_create(rows, ignore_conflicts=True)
+        there = used.filter(queue_id__in={row.queue_id for row in rows}, digest__in={row.digest for row in rows})
+        owners = {_key_order(row): row for row in there}
+        found: dict[str, str] = {}
+        for draft in keyed:
+            wanted = _used_key(draft, now)
+            row = owners.get(_key_order(wanted))
+            if row is not None and (row.uid == draft.id or row.expires_at > now):
+                found[draft.id] = row.uid
+            elif row is not None and used.filter(pk=row.pk, uid=row.uid, expires_at__lte=now).update(
+                uid=draft.id, expires_at=wanted.expires_at
+            ):
+                found[draft.id] = row.uid = draft.id
+                row.expires_at = wanted.expires_at
+        return found
+
+    def _release_keys(self, dropped: Sequence[Draft]) -> None:
+        for draft in dropped:
+            if draft.key is not None:
+                mine = models.UsedKey.objects.using(self.using).filter(uid=draft.id)
+                mine.filter(queue_id=queue_id(draft.queue), digest=_digest(draft.key))._raw_delete(self.using)
 
     def _insert(self, drafts: Sequence[Draft], now: datetime) -> dict[str, int]:
         """Insert in order. Returns the positions by message id."""
@@ -129,8 +149,8 @@ class DatabaseStore(Store):
                 kind=int(draft.payload.kind),
                 payload=draft.payload.text,
                 size=draft.payload.size,
-                created_at=now,
-                expires_at=now + timedelta(seconds=draft.ttl_seconds),
+                created_at=draft.sent_at or now,
+                expires_at=(draft.sent_at or now) + timedelta(seconds=draft.ttl_seconds),
             )
             for draft in drafts
         ]
@@ -146,12 +166,17 @@ class DatabaseStore(Store):
 
     def _read(self, requests: Sequence[tuple[str, ReadRequest]]) -> list[Batch]:
         """Two statements: which messages (all requests at once, payloads untouched), then those messages."""
+        chosen = self._choose_all(requests)
+        found = self._fetch({position for positions, _ in chosen for position in positions})
+        return [Batch(tuple(found[p] for p in positions if p in found), more) for positions, more in chosen]
+
+    def _choose_all(self, requests: Sequence[tuple[str, ReadRequest]]) -> list[tuple[list[int], bool]]:
+        """The positions for each request, and whether there may be more; each is a short walk along the index."""
         now = self.now()
         chosen: list[tuple[list[int], bool]] = []
         for start in range(0, len(requests), READS_PER_STATEMENT):
             chosen += self._choose(requests[start : start + READS_PER_STATEMENT], now)
-        found = self._fetch({position for positions, _ in chosen for position in positions})
-        return [Batch(tuple(found[p] for p in positions if p in found), more) for positions, more in chosen]
+        return chosen
 
     def _choose(self, requests: Sequence[tuple[str, ReadRequest]], now: datetime) -> list[tuple[list[int], bool]]:
         connection = connections[self.using]
@@ -182,32 +207,28 @@ class DatabaseStore(Store):
         return run(self.using, lambda: self._ack(positions))
 
     def _ack(self, positions: Mapping[str, Collection[int]]) -> dict[str, set[int]]:
+        owners = {queue_id(name): name for name in positions}
         wanted = sorted({position for some in positions.values() for position in some})
-        mine = models.Message.objects.using(self.using).filter(queue_id__in=[queue_id(name) for name in positions])
-        left: set[int] = set()
+        left: dict[str, set[int]] = defaultdict(set)
         for chunk in limits.chunks(wanted):
+            rows = models.Message.objects.using(self.using).filter(queue_id__in=owners, pk__in=chunk).order_by("pk")
             with own_transaction(self.using):
-                rows = limits.skipping_locked(mine.filter(pk__in=chunk).order_by("pk"), self.using)
-                taken = list(rows.values_list("pk", flat=True))
+                locked = limits.skipping_locked(rows, self.using).values_list("pk", "queue_id")
+                taken = {position for position, queue in locked if position in positions[owners[queue]]}
                 limits.delete(self.using, taken)
                 if len(taken) < len(chunk):
-                    left |= set(mine.filter(pk__in=set(chunk) - set(taken)).values_list("pk", flat=True))
-        return {name: still for name, some in positions.items() if (still := left & set(some))}
+                    for position, queue in rows.exclude(pk__in=taken).values_list("pk", "queue_id"):
+                        left[owners[queue]].add(position)
+        return {name: mine for name, some in left.items() if (mine := some & set(positions[name]))}
 
     def waiting(self, queues: Collection[str]) -> set[str]:
-        def work() -> set[str]:
-            unexpired = models.Message.objects.filter(queue_id=OuterRef("pk"), expires_at__gt=self.now())
-            known = models.Queue.objects.using(self.using)
-            names: set[str] = set()
-            for chunk in limits.chunks([queue_id(name) for name in queues]):
-                names |= set(known.filter(Exists(unexpired), pk__in=chunk).values_list("name", flat=True))
-            return names
+        requests = [(name, ReadRequest(1, 1, frozenset())) for name in sorted(queues)]
+        chosen = run(self.using, lambda: self._choose_all(requests))
+        return {name for (name, _), (positions, _) in zip(requests, chosen, strict=True) if positions}
 
-        return run(self.using, work)
-
-    def losses(self, queues: Collection[str]) -> dict[str, Losses]:
+    def losses(self, queues: Collection[str], told: Collection[int] = ()) -> dict[str, Losses]:
         ids = {queue_id(name): name for name in queues}
-        return run(self.using, lambda: presence.losses(self.using, ids))
+        return run(self.using, lambda: presence.losses(self.using, ids, told))
 
     def settle(self, queue: str, records: Collection[int]) -> None:
         rows = models.Loss.objects.using(self.using).filter(queue_id=queue_id(queue), pk__in=list(records))
@@ -248,12 +269,24 @@ class DatabaseStore(Store):
         now = self.now()
         return run(self.using, lambda: upkeep.forget_idle(self.using, limit, now))
 
+    def forget_keys(self, limit: int) -> int:
+        now = self.now()
+        return run(self.using, lambda: upkeep.forget_keys(self.using, limit, now))
+
+    def due(self, limit: int) -> Due:
+        now = self.now()
+        return run(self.using, lambda: overview.due(self.using, limit, now))
+
     def purge(self, queue: str, limit: int, priority: Priority | None = None) -> int:
         now = self.now()
         return run(self.using, lambda: upkeep.purge(self.using, queue_id(queue), limit, priority, now))
 
     def stat(self, queue: str) -> QueueStat:
         return run(self.using, lambda: upkeep.stat(self.using, queue))
+
+    def overview(self, limit: int, scan: int) -> Overview:
+        now = self.now()
+        return run(self.using, lambda: overview.overview(self.using, limit, scan, now))
 
 
 def _answer(
@@ -287,6 +320,16 @@ def _within(rows: Sequence[tuple[int, int]], request: ReadRequest) -> tuple[list
         positions.append(position)
         size += bytes_
     return positions, len(rows) >= request.limit
+
+
+def _used_key(draft: Draft, now: datetime) -> models.UsedKey:
+    expires_at = now + timedelta(seconds=draft.ttl_seconds)
+    digest = _digest(draft.key or "")
+    return models.UsedKey(queue_id=queue_id(draft.queue), digest=digest, uid=draft.id, expires_at=expires_at)
+
+
+def _key_order(row: models.UsedKey) -> tuple[int, str]:
+    return row.queue_id, row.digest
 
 
 def _digest(key: str) -> str:

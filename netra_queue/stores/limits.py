@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from django.db import connections
 from django.db.models import Count, QuerySet, Sum
@@ -14,11 +15,12 @@ from ..core.policy import Candidate, Overflow, Policy, choose_victims
 from ..exceptions import QueueFull
 from ..models import Loss, Message, Queue, queue_id
 
+Item = TypeVar("Item")
 CHUNK = 500  # ids in one statement: below every database's limit of parameters
 SLACK = 64  # messages that concurrent senders may add unseen before they are made to take turns
 
 
-def chunks(items: Sequence[int]) -> Iterator[Sequence[int]]:
+def chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     for start in range(0, len(items), CHUNK):
         yield items[start : start + CHUNK]
 
@@ -71,13 +73,23 @@ def enforce(
             id for id, name in ids.items() if policies[name].is_near_full(*totals[id], slack=max(SLACK, added[name]))
         ]
         if near:
-            list(Queue.objects.using(using).filter(pk__in=near).order_by("pk").select_for_update().values_list("pk"))
+            _take_turns(using, {id: ids[id] for id in near}, now)
             totals |= _totals(using, near)
     removed: set[int] = set()
     for id, name in ids.items():
         if policies[name].is_full(*totals[id]):
             removed |= _make_room(using, id, name, policies[name], now)
     return removed
+
+
+def _take_turns(using: str, queues: Mapping[int, str], now: datetime) -> None:
+    """Lock the rows of these queues, in the order of their ids; rows that are missing are made."""
+    rows = Queue.objects.using(using).filter(pk__in=list(queues)).order_by("pk").select_for_update()
+    locked = set(rows.values_list("pk", flat=True))
+    missing = [Queue(id=id, name=queues[id], created_at=now, idle_since=now) for id in sorted(queues.keys() - locked)]
+    if missing:
+        Queue.objects.using(using).bulk_create(missing, ignore_conflicts=True)
+        list(rows.values_list("pk", flat=True))
 
 
 def _totals(using: str, queues: Collection[int]) -> dict[int, tuple[int, int]]:

@@ -15,7 +15,7 @@ from ..core.connection import ReadRequest
 from ..core.message import Draft, Losses, LossReason, Message, Outcome, Priority
 from ..core.policy import Candidate, Overflow, Policy, choose_victims, removal_order
 from ..exceptions import QueueFull
-from .base import Appended, Batch, Opened, Presence, QueueStat, Server, Store
+from .base import Appended, Batch, Due, Opened, Overview, Presence, QueueStat, Server, Store
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -91,7 +91,8 @@ class MemoryStore(Store):
 
     def _insert(self, draft: Draft) -> Appended:
         queue, now = self._queue(draft.queue), self.now()
-        expires_at = now + timedelta(seconds=draft.ttl_seconds)
+        sent_at = draft.sent_at or now
+        expires_at = sent_at + timedelta(seconds=draft.ttl_seconds)
         if draft.key is not None:
             first, until = queue.keys.get(draft.key, ("", now))
             if until > now:
@@ -99,7 +100,7 @@ class MemoryStore(Store):
             queue.keys[draft.key] = (draft.id, expires_at)
         position = next(self._numbers)
         message = Message(
-            position=position, id=draft.id, payload=draft.payload, priority=draft.priority, created_at=now
+            position=position, id=draft.id, payload=draft.payload, priority=draft.priority, created_at=sent_at
         )
         insort(queue.rows, _Row((draft.priority, position), message, expires_at))
         return Appended(draft.id, Outcome.QUEUED, position)
@@ -135,14 +136,13 @@ class MemoryStore(Store):
             queue.losses[next(self._numbers)] = (reason, priority, count, self.now())
         return {row.message.position for row in gone}
 
-    def _expire(self, queue: _Queue, limit: int | None = None) -> int:
+    def _expire(self, queue: _Queue) -> None:
         now = self.now()
-        due = sorted((row for row in queue.rows if row.expires_at <= now), key=lambda row: row.expires_at)[:limit]
-        return len(self._remove(queue, {row.message.position for row in due}, LossReason.EXPIRED))
+        self._remove(queue, {row.message.position for row in queue.rows if row.expires_at <= now}, LossReason.EXPIRED)
 
     def read(self, requests: Sequence[tuple[str, ReadRequest]]) -> list[Batch]:
         with self._lock:
-            return [self._read(self._queue(name), request) for name, request in requests]
+            return [self._read(self._peek(name), request) for name, request in requests]
 
     def _read(self, queue: _Queue, request: ReadRequest) -> Batch:
         now = self.now()
@@ -160,31 +160,32 @@ class MemoryStore(Store):
     def ack(self, positions: Mapping[str, Collection[int]]) -> dict[str, set[int]]:
         with self._lock:
             for name, acked in positions.items():
-                queue = self._queue(name)
+                queue = self._peek(name)
                 queue.rows = [row for row in queue.rows if row.message.position not in acked]
         return {}
 
     def waiting(self, queues: Collection[str]) -> set[str]:
         with self._lock:
             now = self.now()
-            return {name for name in queues if any(row.expires_at > now for row in self._queue(name).rows)}
+            return {name for name in queues if any(row.expires_at > now for row in self._peek(name).rows)}
 
-    def losses(self, queues: Collection[str]) -> dict[str, Losses]:
+    def losses(self, queues: Collection[str], told: Collection[int] = ()) -> dict[str, Losses]:
         with self._lock:
-            found = {name: self._losses(self._queue(name)) for name in queues}
+            found = {name: self._losses(self._peek(name), told) for name in queues}
             return {name: losses for name, losses in found.items() if losses}
 
-    def _losses(self, queue: _Queue) -> Losses:
+    def _losses(self, queue: _Queue, told: Collection[int] = ()) -> Losses:
+        untold = {record: loss for record, loss in queue.losses.items() if record not in told}
         counts: dict[tuple[LossReason, Priority], int] = defaultdict(int)
-        for reason, priority, count, _ in queue.losses.values():
+        for reason, priority, count, _ in untold.values():
             counts[reason, priority] += count
-        since = min((since for *_, since in queue.losses.values()), default=None)
-        return Losses(counts=dict(counts), since=since, records=tuple(queue.losses))
+        since = min((since for *_, since in untold.values()), default=None)
+        return Losses(counts=dict(counts), since=since, records=tuple(untold))
 
     def settle(self, queue: str, records: Collection[int]) -> None:
         with self._lock:
             for record in records:
-                self._queue(queue).losses.pop(record, None)
+                self._peek(queue).losses.pop(record, None)
 
     # --- connections -------------------------------------------------------------------------------------------
 
@@ -193,7 +194,6 @@ class MemoryStore(Store):
             queue, now = self._queue(presence.queue), self.now()
             queue.policy, queue.seen_at = presence.policy, now
             self._presences[presence.id] = presence
-            self._heartbeats.setdefault(presence.server.id, now)
             self._expire(queue)
             return Opened(min(len(queue.rows), policy.max_messages), self._losses(queue), now)
 
@@ -201,7 +201,7 @@ class MemoryStore(Store):
         with self._lock:
             for presence in presences:
                 self._presences.pop(presence.id, None)
-                self._queue(presence.queue).seen_at = self.now()
+                self._peek(presence.queue).seen_at = self.now()
 
     def holders(self, queues: Collection[str]) -> dict[str, list[str]]:
         with self._lock:
@@ -230,10 +230,13 @@ class MemoryStore(Store):
 
     def sweep(self, limit: int) -> int:
         with self._lock:
-            removed = 0
-            for queue in self._queues.values():
-                removed += self._expire(queue, limit - removed)
-            return removed
+            now = self.now()
+            rows = [(row, name) for name, queue in self._queues.items() for row in queue.rows if row.expires_at <= now]
+            due = sorted(rows, key=lambda item: item[0].expires_at)[:limit]
+            for name in {name for _, name in due}:
+                positions = {row.message.position for row, of in due if of == name}
+                self._remove(self._queues[name], positions, LossReason.EXPIRED)
+            return len(due)
 
     def reap(self) -> int:
         with self._lock:
@@ -245,29 +248,55 @@ class MemoryStore(Store):
 
     def forget_idle(self, limit: int) -> int:
         with self._lock:
-            now = self.now()
-            cutoff = now - timedelta(seconds=conf.get("IDLE_QUEUE_SECONDS"))
-            connected = {presence.queue for presence in self._presences.values()}
-            for queue in self._queues.values():
-                queue.keys = {key: (id, until) for key, (id, until) in queue.keys.items() if until > now}
-            idle = [
-                name
-                for name, queue in self._queues.items()
-                if not queue.rows and name not in connected and (queue.seen_at or queue.created_at) < cutoff
-            ][:limit]
+            self.forget_keys(limit)
+            idle = self._idle()[:limit]
             for name in idle:
                 del self._queues[name]
             return len(idle)
 
+    def _idle(self) -> list[str]:
+        cutoff = self.now() - timedelta(seconds=conf.get("IDLE_QUEUE_SECONDS"))
+        connected = {presence.queue for presence in self._presences.values()}
+        return [
+            name
+            for name, queue in self._queues.items()
+            if not queue.rows and name not in connected and (queue.seen_at or queue.created_at) < cutoff
+        ]
+
+    def forget_keys(self, limit: int) -> int:
+        with self._lock:
+            old = self._old_keys()[:limit]
+            for name, key in old:
+                del self._queues[name].keys[key]
+            return len(old)
+
+    def _old_keys(self) -> list[tuple[str, str]]:
+        now = self.now()
+        return [(n, key) for n, queue in self._queues.items() for key, (_, until) in queue.keys.items() if until <= now]
+
+    def due(self, limit: int) -> Due:
+        with self._lock:
+            dead = sum(not self._is_alive(presence.server.id) for presence in self._presences.values())
+            return Due(
+                expired=min(limit, self._expired()),
+                connections=min(limit, dead),
+                idle_queues=min(limit, len(self._idle())),
+                keys=min(limit, len(self._old_keys())),
+            )
+
+    def _expired(self) -> int:
+        now = self.now()
+        return sum(row.expires_at <= now for queue in self._queues.values() for row in queue.rows)
+
     def purge(self, queue: str, limit: int, priority: Priority | None = None) -> int:
         with self._lock:
-            rows = self._queue(queue).rows
-            chosen = [r.message.position for r in rows if priority is None or r.message.priority is priority][:limit]
-            return len(self._remove(self._queue(queue), set(chosen), LossReason.DROPPED))
+            found = self._peek(queue)
+            rows = [row.message for row in found.rows if priority is None or row.message.priority is priority]
+            return len(self._remove(found, {message.position for message in rows[:limit]}, LossReason.DROPPED))
 
     def stat(self, queue: str) -> QueueStat:
         with self._lock:
-            found = self._queue(queue)
+            found = self._peek(queue)
             return QueueStat(
                 queue=queue,
                 policy=found.policy,
@@ -279,6 +308,26 @@ class MemoryStore(Store):
                 seen_at=found.seen_at,
                 losses=self._losses(found),
             )
+
+    def overview(self, limit: int, scan: int) -> Overview:
+        """Complete whatever ``scan`` says: everything is at hand."""
+        with self._lock:
+            stats = [self.stat(name) for name in self._queues]
+            waiting = sorted((stat for stat in stats if stat.messages), key=lambda stat: (-stat.messages, stat.queue))
+            return Overview(
+                messages=sum(stat.messages for stat in stats),
+                size=sum(stat.size for stat in stats),
+                expired=self._expired(),
+                queues=len(stats),
+                connections=sum(self._is_alive(presence.server.id) for presence in self._presences.values()),
+                servers=sum(self._is_alive(server) for server in self._heartbeats),
+                complete=True,
+                largest=tuple(waiting[:limit]),
+            )
+
+    def _peek(self, name: str) -> _Queue:
+        """The queue with this name; an empty one that is not kept if it is unknown."""
+        return self._queues.get(name) or _Queue(self.now())
 
     def _queue(self, name: str) -> _Queue:
         if name not in self._queues:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
+from django.db.models import Exists, OuterRef
+
 from .. import conf
 from ..core.message import Losses, LossReason, Priority
 from ..core.policy import Policy
@@ -30,10 +32,12 @@ def attach(using: str, presence: Presence, policy: Policy, now: datetime) -> Ope
         id=presence.id, queue_id=id, server_id=presence.server.id, client=presence.client, connected_at=now
     )
     with own_transaction(using):
-        Queue.objects.using(using).bulk_create([queue], ignore_conflicts=True)
         known = Queue.objects.using(using).filter(pk=id, name=presence.queue)
-        if not known.update(policy=presence.policy, seen_at=now, idle_since=now):
-            raise InvalidMessage("queue name", expected="one with an id of its own", got=presence.queue)
+        changes = {"policy": presence.policy, "seen_at": now, "idle_since": now}
+        if not known.update(**changes):
+            Queue.objects.using(using).bulk_create([queue], ignore_conflicts=True)
+            if not known.update(**changes):
+                raise InvalidMessage("queue name", expected="one with an id of its own", got=presence.queue)
         LiveConnection.objects.using(using).bulk_create([connection], ignore_conflicts=True)
         expire_queue(using, id, now)
         waiting = Message.objects.using(using).filter(queue_id=id)[: policy.max_messages].count()
@@ -53,7 +57,7 @@ def detach(using: str, presences: Collection[Presence], now: datetime) -> None:
             )
 
 
-def losses(using: str, queues: Mapping[int, str]) -> dict[str, Losses]:
+def losses(using: str, queues: Mapping[int, str], told: Collection[int] = ()) -> dict[str, Losses]:
     """What each of these queues (names by id) lost and no client was told of."""
     counts: dict[int, dict[tuple[LossReason, Priority], int]] = defaultdict(lambda: defaultdict(int))
     records: dict[int, list[int]] = defaultdict(list)
@@ -61,6 +65,8 @@ def losses(using: str, queues: Mapping[int, str]) -> dict[str, Losses]:
     for chunk in chunks(list(queues)):
         rows = Loss.objects.using(using).filter(queue_id__in=chunk).order_by("pk")
         for row in rows:
+            if row.pk in told:
+                continue
             counts[row.queue_id][LossReason(row.reason), Priority(row.priority)] += row.count
             records[row.queue_id].append(row.pk)
             since[row.queue_id] = min(row.since, since.get(row.queue_id, row.since))
@@ -99,4 +105,14 @@ def reap(using: str, now: datetime) -> int:
         with own_transaction(using):
             removed += LiveConnection.objects.using(using).filter(server_id=server)._raw_delete(using)
             dead.filter(pk=server).order_by()._raw_delete(using)
+    return removed + _reap_orphans(using, now)
+
+
+def _reap_orphans(using: str, now: datetime) -> int:
+    """Connections that were attached after their server was reaped, and whose server was not heard of again."""
+    servers = ServerProcess.objects.filter(pk=OuterRef("server_id"))
+    orphans = LiveConnection.objects.using(using).filter(~Exists(servers), connected_at__lte=lease(now))
+    removed = 0
+    for chunk in chunks(list(orphans.order_by("pk").values_list("pk", flat=True))):
+        removed += LiveConnection.objects.using(using).filter(pk__in=chunk)._raw_delete(using)
     return removed

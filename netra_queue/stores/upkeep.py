@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.db.models import Count, Exists, Min, OuterRef, Sum
+from django.db.models import Count, Exists, Min, OuterRef, QuerySet, Sum
 
 from .. import conf
 from ..core.message import Losses, LossReason, Priority
@@ -39,12 +39,9 @@ def purge(using: str, queue: int, limit: int, priority: Priority | None, now: da
 
 def forget_idle(using: str, limit: int, now: datetime) -> int:
     """A sender that appends meanwhile loses nothing: messages are found by their queue's name, row or no row."""
-    _forget_keys(using, limit, now)
+    forget_keys(using, limit, now)
     _add_up_losses(using, limit)
-    cutoff = now - timedelta(seconds=conf.get("IDLE_QUEUE_SECONDS"))
-    messages = Message.objects.filter(queue_id=OuterRef("pk"))
-    connections = LiveConnection.objects.filter(queue_id=OuterRef("pk"))
-    idle = Queue.objects.using(using).filter(~Exists(messages), ~Exists(connections), idle_since__lt=cutoff)
+    idle = idle_queues(using, now)
     removed = 0
     for chunk in chunks(list(idle.order_by("idle_since").values_list("pk", flat=True)[:limit])):
         with own_transaction(using):
@@ -53,10 +50,19 @@ def forget_idle(using: str, limit: int, now: datetime) -> int:
     return removed
 
 
-def _forget_keys(using: str, limit: int, now: datetime) -> None:
+def idle_queues(using: str, now: datetime) -> QuerySet[Queue]:
+    cutoff = now - timedelta(seconds=conf.get("IDLE_QUEUE_SECONDS"))
+    messages = Message.objects.filter(queue_id=OuterRef("pk"))
+    connections = LiveConnection.objects.filter(queue_id=OuterRef("pk"))
+    return Queue.objects.using(using).filter(~Exists(messages), ~Exists(connections), idle_since__lt=cutoff)
+
+
+def forget_keys(using: str, limit: int, now: datetime) -> int:
+    removed = 0
     old = UsedKey.objects.using(using).filter(expires_at__lte=now).order_by("expires_at")
     for chunk in chunks(list(old.values_list("pk", flat=True)[:limit])):
-        UsedKey.objects.using(using).filter(pk__in=chunk, expires_at__lte=now)._raw_delete(using)
+        removed += UsedKey.objects.using(using).filter(pk__in=chunk, expires_at__lte=now)._raw_delete(using)
+    return removed
 
 
 def _add_up_losses(using: str, limit: int) -> None:

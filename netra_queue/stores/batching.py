@@ -1,0 +1,127 @@
+"""Group commit: what many tasks append at the same time goes into the store in one transaction.
+
+One thread takes whatever has been submitted while it was busy with the batch before; so a single send waits for
+nobody, and a thousand concurrent ones share few commits. Not for a caller with a transaction of its own: its messages
+must commit or roll back with it.
+
+**If a batch fails**, its jobs are tried one by one: a queue that is full, or a message that the database refuses,
+fails its own sender only. When the store is unavailable, that is the answer to all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ..core.message import Draft
+from ..core.policy import Policy
+from ..exceptions import StoreUnavailable
+from ..threads import PerProcess, Pool
+from . import current_store
+from .base import Appended, Store
+
+Result = TypeVar("Result")
+BATCH_MESSAGES = 500
+BATCH_BYTES = 4_194_304
+BACKLOG_MESSAGES = 20_000
+BACKLOG_BYTES = 134_217_728
+
+
+@dataclass(slots=True)
+class _Job:
+    drafts: Sequence[Draft]
+    policies: Mapping[str, Policy]
+    size: int
+    future: Future[list[Appended]] = field(default_factory=Future)
+
+
+class BatchingWriter:
+    """Appends for concurrent senders. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._jobs: deque[_Job] = deque()
+        self._messages = self._bytes = 0
+        self._pool = Pool(1, "netra-writer", wrap=store.in_own_thread, at_end=store.leave_thread)
+
+    def submit(self, drafts: Sequence[Draft], policies: Mapping[str, Policy]) -> Future[list[Appended]]:
+        """Append these drafts, all or none; the future gives what ``Store.append`` returns or raises.
+
+        Never blocks. A future that is cancelled before its batch begins leaves nothing behind; after that, the
+        drafts may have been appended. Raises StoreUnavailable when too much is waiting already.
+        """
+        job = _Job(drafts, policies, sum(draft.payload.size for draft in drafts))
+        with self._lock:
+            if self._messages + len(drafts) > BACKLOG_MESSAGES or self._bytes + job.size > BACKLOG_BYTES:
+                raise StoreUnavailable(f"{self._messages} messages are waiting to be written already")
+            self._jobs.append(job)
+            self._messages += len(drafts)
+            self._bytes += job.size
+        self._pool.submit(self._write_batch)
+        return job.future
+
+    def run(self, work: Callable[[], Result]) -> Future[Result]:
+        """Have other short work on the store done in the writer's thread, in turn."""
+        return self._pool.submit(work)
+
+    def close(self, timeout_seconds: float) -> bool:
+        """Write what was submitted, within about this time. Returns whether that worked. Idempotent."""
+        return self._pool.close(timeout_seconds)
+
+    def _write_batch(self) -> None:
+        jobs = [job for job in self._take() if job.future.set_running_or_notify_cancel()]
+        if not jobs:
+            return
+        try:
+            self._write(jobs)
+        except Exception as error:
+            if len(jobs) > 1 and not isinstance(error, StoreUnavailable):
+                self._write_one_by_one(jobs)
+            else:
+                for job in jobs:
+                    job.future.set_exception(error)
+
+    def _take(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        messages = size = 0
+        with self._lock:
+            while self._jobs and (not jobs or (messages < BATCH_MESSAGES and size < BATCH_BYTES)):
+                job = self._jobs.popleft()
+                jobs.append(job)
+                messages, size = messages + len(job.drafts), size + job.size
+            self._messages -= messages
+            self._bytes -= size
+        return jobs
+
+    def _write(self, jobs: Sequence[_Job]) -> None:
+        drafts = [draft for job in jobs for draft in job.drafts]
+        policies = {queue: policy for job in jobs for queue, policy in job.policies.items()}
+        answers = iter(self._store.append(drafts, policies))
+        for job in jobs:
+            job.future.set_result([next(answers) for _ in job.drafts])
+
+    def _write_one_by_one(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            try:
+                self._write([job])
+            except Exception as error:
+                job.future.set_exception(error)
+
+
+_writer = PerProcess(lambda: BatchingWriter(current_store()))
+
+
+def current_writer() -> BatchingWriter:
+    """The process's writer for the store that the settings name, made on first use."""
+    return _writer.get()
+
+
+def close(timeout_seconds: float) -> bool:
+    """Write what was submitted and end the thread; the next use makes a new one."""
+    writer = _writer.take()
+    return writer is None or writer.close(timeout_seconds)

@@ -1,0 +1,70 @@
+"""What a sender hands over, checked and encoded. Nothing in here writes or reads anything."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from . import conf
+from .core.message import MAX_KEY_LENGTH, QUEUE_NAME, Payload, PayloadKind, Priority
+from .exceptions import InvalidMessage
+
+Seconds = float | timedelta
+
+
+def check_queue(name: object) -> str:
+    """Raises InvalidMessage for anything but a queue's name."""
+    if not isinstance(name, str) or QUEUE_NAME.fullmatch(name) is None:
+        expected = "1 to 150 of A-Z a-z 0-9 . _ : @ + = -, the first one a letter or digit"
+        raise InvalidMessage("queue name", expected=expected, got=name)
+    return name
+
+
+def check_priority(priority: object) -> Priority:
+    """A Priority or its number. Raises InvalidMessage for anything else."""
+    if isinstance(priority, int) and not isinstance(priority, bool) and priority in Priority.__members__.values():
+        return Priority(priority)
+    raise InvalidMessage("priority", expected=f"one of {[str(p) for p in map(repr, Priority)]}", got=priority)
+
+
+def check_key(key: object) -> str | None:
+    """Raises InvalidMessage for anything but a short text or None."""
+    if key is None:
+        return None
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise InvalidMessage("key", expected=f"a string of 1 to {MAX_KEY_LENGTH} characters", got=key)
+    _refuse_surrogates("key", key)
+    return key
+
+
+def check_ttl(ttl: Any) -> float | None:
+    """Seconds, from a number or a timedelta. Raises InvalidMessage for what is not above 0 or too long."""
+    if ttl is None:
+        return None
+    seconds: Any = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    longest = conf.get("MAX_TTL_SECONDS")
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds <= longest:
+        raise InvalidMessage("ttl", expected=f"above 0 and at most {longest} seconds (MAX_TTL_SECONDS)", got=ttl)
+    return float(seconds)
+
+
+def encode(payload: Any) -> Payload:
+    """The payload as JSON text, with Django's encoder. Raises InvalidMessage for what JSON cannot hold."""
+    try:
+        text = json.dumps(payload, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        expected = f"something that Django's JSON encoder takes, without NaN ({error})"
+        raise InvalidMessage("payload", expected=expected, got=payload) from error
+    return Payload(PayloadKind.JSON, text, _refuse_surrogates("payload", text))
+
+
+def _refuse_surrogates(what: str, text: str) -> int:
+    """The text's size in bytes of UTF-8. Databases refuse lone surrogates, after they spoiled the transaction."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(what, expected=f"text without lone surrogates ({error})", got=text) from error
