@@ -7,6 +7,7 @@ machine away from queues that the path names.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TOKEN = "NETRA_SCENARIOS_TOKEN"
+OVERRIDES = "NETRA_SCENARIOS_SETTINGS"  # JSON: keys of NETRA_QUEUE that tests want otherwise
 START_SECONDS = 30.0
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -37,7 +39,8 @@ def configure() -> None:
     from ... import conf
 
     given = conf.user_settings()
-    merged = {**given, "POLICIES": {**given.get("POLICIES", {}), **POLICIES}}
+    overrides = json.loads(os.environ.get(OVERRIDES, "{}"))
+    merged = {**given, **overrides, "POLICIES": {**given.get("POLICIES", {}), **POLICIES}}
     setattr(settings, conf.SETTING, merged)
     setting_changed.send(sender=None, setting=conf.SETTING, value=merged, enter=True)
 

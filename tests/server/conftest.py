@@ -1,0 +1,175 @@
+"""Real servers in processes of their own, on the test databases."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from netra_queue import testing
+from netra_queue.management.scenarios import server as servers
+from netra_queue.management.scenarios.client import Client
+from netra_queue.management.scenarios.server import Server
+from netra_queue.stores.database import DatabaseStore
+from project.environment import channel_layers
+from tests.settings import MISSING, REDIS_URL
+from tests.settings import SERVERS as URLS
+from tests.waiting import wait_until
+
+Result = TypeVar("Result")
+
+
+class PostgresqlStore(DatabaseStore):
+    def __init__(self) -> None:
+        super().__init__("postgresql")
+
+
+class MariadbStore(DatabaseStore):
+    def __init__(self) -> None:
+        super().__init__("mariadb")
+
+
+STORES = {
+    "default": "netra_queue.stores.database.DatabaseStore",
+    "postgresql": f"{__name__}.PostgresqlStore",
+    "mariadb": f"{__name__}.MariadbStore",
+}
+
+
+@dataclass(slots=True)
+class World:
+    """One database, one channel layer, and as many server processes as a test starts."""
+
+    environment: dict[str, str]
+    log: Path
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def start(self, kind: str = "daphne", **overrides: Any) -> Server:
+        """A server; ``overrides`` are keys of NETRA_QUEUE."""
+        environment = {**self.environment, servers.OVERRIDES: json.dumps(overrides)}
+        output = self.stack.enter_context(self.log.open("ab"))
+        return self.stack.enter_context(servers.running(kind, environment=environment, log=output))
+
+    def client(
+        self, server: Server, queue: str = "", *, policy: str = "default", consumer: str = "async", **options: Any
+    ) -> Client:
+        return Client(server.url(queue or new_queue(), policy, consumer), **options)
+
+
+def new_queue() -> str:
+    return f"test.{os.urandom(8).hex()}"
+
+
+def play(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run this on an event loop of its own, and leave no thread with a database connection behind."""
+
+    async def played() -> Result:
+        try:
+            return await work
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    try:
+        return asyncio.run(played())
+    finally:
+        testing.shutdown()
+
+
+def database_url(alias: str) -> str:
+    name = connections[alias].settings_dict["NAME"]
+    if alias == "default":
+        return f"sqlite:///{name}"
+    parts = urlsplit(URLS[alias])
+    return urlunsplit(parts._replace(path=f"/{name}"))
+
+
+@pytest.fixture
+def make_world(settings: Any, tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Makes the World of a database alias; its servers end with the test, and their logs hold no traceback."""
+    worlds: list[World] = []
+
+    def make(alias: str, redis_url: str = "") -> World:
+        settings.CHANNEL_LAYERS = channel_layers(redis_url)
+        settings.NETRA_QUEUE = {"STORE": STORES[alias]}
+        servers.configure()
+        environment = {
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "DATABASE_URL": database_url(alias),
+            "REDIS_URL": redis_url,
+        }
+        worlds.append(World(environment, tmp_path / f"servers-{len(worlds)}.log"))
+        return worlds[-1]
+
+    yield make
+    testing.shutdown()
+    for world in worlds:
+        world.stack.close()
+        text = world.log.read_text() if world.log.exists() else ""
+        assert "Traceback" not in text, text
+
+
+@pytest.fixture
+def world(database: str, make_world: Callable[..., World]) -> World:
+    """Each database in turn; with Redis where it is, but on SQLite, which has the in-process layer."""
+    return make_world(database, "" if database == "default" or "redis" in MISSING else REDIS_URL)
+
+
+@pytest.fixture
+def sqlite_world(transactional_db: None, make_world: Callable[..., World]) -> World:
+    """The embedded defaults."""
+    return make_world("default")
+
+
+@dataclass(slots=True)
+class Redis:
+    """A Redis of the test's own, to be stopped and started."""
+
+    port: int
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Redis]:
+    if shutil.which("redis-server") is None:
+        if os.environ.get("NETRA_REQUIRE_SERVERS") == "1":
+            pytest.fail("NETRA_REQUIRE_SERVERS=1, but there is no redis-server to start")
+        pytest.skip("there is no redis-server to start")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        redis = Redis(probe.getsockname()[1], tmp_path)
+    redis.start()
+    yield redis
+    redis.stop()
