@@ -1,14 +1,32 @@
-"""Acks on their way from the connections to the store: one statement for what came in meanwhile."""
+"""Messages on their way out of the store, acked or withheld: one statement for what came in meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol, TypeVar
+
+from .complaints import complain
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Positions = Mapping[str, Collection[int]]  # by queue
+COLLECT_SECONDS = 0.005
+LEFT_OVER_SECONDS = 0.05
+TRY_AGAIN_SECONDS = 1.0
+
+
+class Call(Protocol):
+    """Does something with the store in another thread, within a time."""
+
+    async def __call__(self, work: Callable[[], Result]) -> Result: ...
 
 
 class Acks:
-    """Acked positions by queue, until the store has removed them. For one event loop."""
+    """Positions by queue, until the store has removed them. For one event loop."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[int]] = defaultdict(set)
@@ -19,6 +37,22 @@ class Acks:
     def add(self, queue: str, positions: Collection[int]) -> None:
         self._waiting[queue].update(positions)
         self._has_waiting.set()
+
+    async def write(self, call: Call, remove: Callable[[Positions], Positions]) -> None:
+        """Wait until there are some, and have the store remove them. What is left or failed is tried again."""
+        await self.some()
+        await asyncio.sleep(COLLECT_SECONDS)
+        left: Positions = (mine := self.take())
+        pause = LEFT_OVER_SECONDS
+        try:
+            left = await call(lambda: remove(mine))
+        except Exception as error:
+            complain(logger, "acks not written yet", "ack_failed", error)
+            pause = TRY_AGAIN_SECONDS
+        finally:
+            self.put_back(left)
+        if left:
+            await asyncio.sleep(pause)
 
     def of(self, queue: str) -> frozenset[int]:
         """What the queue's connections have acked and the store may still hold: not to be read again."""

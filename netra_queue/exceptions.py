@@ -3,20 +3,40 @@
     NetraQueueError
     ├── InvalidMessage           a payload, priority, TTL, key or queue name that cannot be accepted
     │   └── MessageTooLarge      longer than the policy's MAX_MESSAGE_BYTES
-    ├── QueueFull                the queue's limit is reached and its policy says "reject"
-    ├── StoreUnavailable         the store cannot be reached; nothing was accepted
+    ├── QueueFull                the queue's limit is reached and has no place for the message
+    ├── StoreUnavailable         the store cannot be reached, or does not answer in time
+    ├── TooManyDevices           as many devices of a queue are connected as its policy allows (closes with 4529)
+    ├── NotTracked               nothing is kept of what became of this message
+    ├── MessageEnded             a message that was waited for can no longer get where it should
     ├── NotAuthenticated         a connection without a user asked for a user's queue (closes with 4401)
     ├── NotConfigured            the settings do not allow what was asked for
     └── CalledOnEventLoop        a synchronous verb was called where only the asynchronous one may be
 
-Nothing has been written when one of the first four reaches the caller.
+Nothing has been written when one of the first three reaches the caller, nor with StoreUnavailable, unless it says so.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .core.tracking import MessageStatus
+
 
 class NetraQueueError(Exception):
-    """The base of them all."""
+    """The base of them all. Each one can be pickled, as Celery and process pools do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, vars(self))
+
+
+def _rebuild(kind: type[NetraQueueError], args: tuple[Any, ...], attributes: dict[str, Any]) -> NetraQueueError:
+    """Without the constructor: it takes keywords, and ``args`` are positional."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
 
 
 class InvalidMessage(NetraQueueError, ValueError):
@@ -42,7 +62,7 @@ class MessageTooLarge(InvalidMessage):
 
 
 class QueueFull(NetraQueueError):
-    """``queue`` holds as much as its policy allows, and the policy rejects what comes then."""
+    """``queue`` holds as much as its policy allows, and the message would be the first to go, or is rejected."""
 
     def __init__(self, queue: str, *, messages: int, limit_messages: int, size: int, limit_bytes: int) -> None:
         self.queue, self.messages, self.limit_messages = queue, messages, limit_messages
@@ -52,7 +72,7 @@ class QueueFull(NetraQueueError):
     def __str__(self) -> str:
         return (
             f"queue {self.queue} is full: it would hold {self.messages} messages of {self.size} bytes, and its policy "
-            f"allows {self.limit_messages} messages of {self.limit_bytes} bytes (overflow: reject)"
+            f"allows {self.limit_messages} messages of {self.limit_bytes} bytes"
         )
 
 
@@ -65,6 +85,42 @@ class StoreUnavailable(NetraQueueError):
 
     def __str__(self) -> str:
         return f"the message store is unavailable: {self.what}"
+
+
+class TooManyDevices(NetraQueueError):
+    """All the ``limit`` lines that the policy of ``queue`` allows for its devices are connected."""
+
+    def __init__(self, queue: str, *, limit: int) -> None:
+        self.queue, self.limit = queue, limit
+        super().__init__(queue, limit)
+
+    def __str__(self) -> str:
+        return f"{self.limit} devices of {self.queue} are connected already, as many as its policy allows"
+
+
+class NotTracked(NetraQueueError):
+    """Nothing is kept of the message ``id``: not sent with ``track=True``, not committed, or ended too long ago."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        super().__init__(id)
+
+    def __str__(self) -> str:
+        return (
+            f"nothing is kept of message {self.id}: it was not sent with track=True, its transaction did not commit, "
+            "or it ended longer ago than its policy's TRACK_SECONDS"
+        )
+
+
+class MessageEnded(NetraQueueError):
+    """The message ``id`` has ended, as ``status`` says, without being what was waited for."""
+
+    def __init__(self, id: str, status: MessageStatus) -> None:
+        self.id, self.status = id, status
+        super().__init__(id, status)
+
+    def __str__(self) -> str:
+        return f"message {self.id} has ended: {self.status.state.value}"
 
 
 class NotAuthenticated(NetraQueueError):
@@ -98,5 +154,8 @@ class CalledOnEventLoop(NetraQueueError, RuntimeError):
 
 def shorten(value: object, limit: int = 80) -> str:
     """``repr`` of a value, cut to a length that fits a log line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # whatever somebody's __repr__ does, or nesting that is too deep
+        text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

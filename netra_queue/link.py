@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import replace
 
 from .core.actions import Transmit
 from .core.connection import Connection
 from .core.message import Draft, Message
 from .core.policy import Overflow, Policy
-from .stores.base import Presence
+from .core.wire import CloseCode
+from .permission import MayDeliver
+from .stores.base import Appended, Presence
 
 SPARE_FRAMES = 64  # control frames that may wait beside a full window before the client counts as not reading
 
@@ -18,8 +21,9 @@ SPARE_FRAMES = 64  # control frames that may wait beside a full window before th
 class Link:
     """Belongs to one event loop. ``write`` hands one frame to the server and returns when it has taken it.
 
-    ``on_written`` is called with the number of the last delivery in a frame, ``on_failed`` once, when ``write`` raised
-    or took longer than ``timeout_seconds``. ``on_end`` is how the connection's own wish to close reaches the socket.
+    ``on_end`` is how a wish to close reaches the socket: the connection's, or the writer's when ``write`` took longer
+    than ``timeout_seconds``. ``on_broken`` is called once, when ``write`` raised. ``may_deliver``: the consumer's say
+    in what is transmitted; None: it has none.
     """
 
     def __init__(
@@ -30,11 +34,17 @@ class Link:
         write: Callable[[str | bytes], Awaitable[None]],
         timeout_seconds: float,
         on_end: Callable[[int, str], None],
+        on_broken: Callable[[], None],
+        may_deliver: MayDeliver | None = None,
     ) -> None:
         self.connection = connection
         self.presence = presence
         self.is_deaf = False  # its consumer is busy, and what the client sends cannot be looked at
+        self.persisting: asyncio.Future[None] | None = None  # a Persist in progress; done when the store has answered
+        self.written: Future[list[Appended]] | None = None  # the same, as the writer knows it
         self.end = on_end
+        self.may_deliver = may_deliver
+        self._on_broken = on_broken
         self._write = write
         self._timeout_seconds = timeout_seconds
         self._frames: asyncio.Queue[Transmit] = asyncio.Queue()
@@ -67,16 +77,32 @@ class Link:
             for message in messages
         ]
 
-    def start(self, on_written: Callable[[int], None], on_failed: Callable[[], None]) -> None:
-        self._writer = asyncio.create_task(self._write_frames(on_written, on_failed))
+    def start(self, on_written: Callable[[int], None]) -> None:
+        """Begin to write. ``on_written`` is called with the number of the last delivery in each frame."""
+        self._writer = asyncio.create_task(self._write_frames(on_written))
 
     def put(self, frame: Transmit) -> bool:
         """Have a frame written, in order. False: so much is waiting already that the client cannot be reading."""
         if self._frames.qsize() > self.connection.policy.window + SPARE_FRAMES:
             return False
         self._frames.put_nowait(frame)
-        self._moved.set()
+        self.wake()
         return True
+
+    def wake(self) -> None:
+        """Have those look again who wait for progress."""
+        self._moved.set()
+
+    async def progress(self) -> None:
+        """Return when the store has answered a Persist in progress; without one, when there is one or a frame to write.
+
+        Raises StoreUnavailable when the store did not take the messages.
+        """
+        if self.persisting is not None:
+            await asyncio.shield(self.persisting)
+        else:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def drained(self) -> None:
         """Return when everything that was put, or waits to be put, is written."""
@@ -90,14 +116,17 @@ class Link:
         if self._writer is not None:
             self._writer.cancel()
 
-    async def _write_frames(self, on_written: Callable[[int], None], on_failed: Callable[[], None]) -> None:
+    async def _write_frames(self, on_written: Callable[[int], None]) -> None:
         while True:
             transmit = await self._frames.get()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
                     await self._write(transmit.frame)
-            except Exception:  # servers differ in what they raise for a peer that has gone (PITFALLS 2)
-                on_failed()
+            except TimeoutError:
+                self.end(CloseCode.NOT_RESPONDING, "the client does not take frames")
+                return
+            except Exception:  # servers differ in what they raise for a peer that has gone
+                self._on_broken()
                 return
             finally:
                 self._frames.task_done()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import threading
 import time
 from collections.abc import Collection, Mapping
 
 from . import conf
 from .core.policy import Policy
-from .exceptions import NotConfigured
 from .stores.base import Store
-
-logger = logging.getLogger(__name__)
 
 REMEMBER_SECONDS = 2.0
 REMEMBERED_QUEUES = 10_000
@@ -28,7 +25,7 @@ def remembered(store: Store, queues: Collection[str]) -> dict[str, Policy] | Non
         entries = {queue: _remembered.get((id(store), queue)) for queue in queues}
     if any(entry is None or entry[0] < now or entry[1] is None for entry in entries.values()):
         return None
-    return {queue: named(entry[1] or "") for queue, entry in entries.items() if entry is not None}
+    return {queue: conf.policy_or_default(entry[1] or "") for queue, entry in entries.items() if entry is not None}
 
 
 def of(store: Store, queues: Collection[str]) -> dict[str, Policy]:
@@ -37,7 +34,7 @@ def of(store: Store, queues: Collection[str]) -> dict[str, Policy]:
         return found
     described = store.describe(queues)
     _remember(store, {queue: described.get(queue) for queue in queues})
-    return {queue: named(described.get(queue, "")) for queue in queues}
+    return {queue: conf.policy_or_default(described.get(queue, "")) for queue in queues}
 
 
 def make_known(store: Store, queues: Collection[str]) -> None:
@@ -55,15 +52,13 @@ def forget() -> None:
         _remembered.clear()
 
 
-def named(name: str) -> Policy:
-    """The policy of this name; the default one if the settings have none of this name (any more)."""
-    try:
-        return conf.policy(name)
-    except NotConfigured as error:
-        if name in ("", "default"):
-            raise
-        logger.warning("%s; using the default policy", error, extra={"action": "policy_missing", "policy": name})
-        return conf.policy("default")
+def _begin_anew() -> None:
+    """In a forked process: the lock may have been held by a thread that is not here."""
+    global _lock, _remembered
+    _lock, _remembered = threading.Lock(), {}
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _remember(store: Store, names: Mapping[str, str | None]) -> None:

@@ -11,116 +11,147 @@ that it, too, belongs to the transaction there.
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from asgiref.sync import AsyncToSync, sync_to_async
 
-from . import policies, wakeup
-from .core.message import Draft, Payload, Priority, Receipt
+from . import conf, policies, wakeup
+from .core.message import Draft, Payload, Priority
 from .core.policy import Policy
-from .exceptions import CalledOnEventLoop, InvalidMessage, MessageTooLarge
+from .exceptions import InvalidMessage, MessageTooLarge, StoreUnavailable
+from .receipts import Receipt, refuse_event_loop
 from .stores import current_store
 from .stores.base import Appended
 from .stores.batching import current_writer
-from .validation import Seconds, check_key, check_priority, check_queue, check_ttl, encode
+from .validation import (
+    Seconds,
+    check_address,
+    check_collapse,
+    check_deliver,
+    check_key,
+    check_priority,
+    check_track,
+    check_ttl,
+    encode,
+)
+
+Answer = TypeVar("Answer")
 
 
-def send(
-    queue: str,
-    payload: Any,
-    *,
-    priority: Priority = Priority.NORMAL,
-    ttl: Seconds | None = None,
-    key: str | None = None,
-) -> Receipt:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """``SendOptions`` with their defaults."""
+
+    priority: Priority = Priority.NORMAL
+    ttl: Seconds | None = None
+    key: str | None = None
+    deliver: str = "all"
+    collapse: str | None = None
+    track: bool = False
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether a send may have to wait for another sender's open transaction."""
+        return self.key is not None or self.collapse is not None
+
+    def check(self) -> None:
+        """Raises InvalidMessage."""
+        check_priority(self.priority)
+        check_ttl(self.ttl)
+        check_key(self.key)
+        check_deliver(self.deliver)
+        check_collapse(self.collapse)
+        check_track(self.track)
+
+
+class SendOptions(TypedDict, total=False):
+    """The options of all verbs. They hold for each message of a call."""
+
+    priority: Priority
+    """How urgent it is; by default NORMAL."""
+    ttl: Seconds | None
+    """Time to live, in seconds or as a timedelta; by default the policy's."""
+    key: str | None
+    """The same key twice within the time to live is one message; the second receipt says DUPLICATE."""
+    deliver: str
+    """"all" (the default): every device of the queue gets it. "first": the first one to ack takes it off the others."""
+    collapse: str | None
+    """It takes the place of the message that waits in the queue with the same collapse key. At most 200 characters."""
+    track: bool
+    """Keep what becomes of it: ``Receipt.status()``, ``Receipt.wait()``."""
+
+
+def send(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
     """Put a message into a queue. When this returns (or the surrounding transaction commits), it is kept.
 
-    ``payload``: anything that Django's JSON encoder takes. ``ttl``: time to live in seconds, by default the policy's.
-    ``key``: the same key twice within that time is one message; the second receipt says DUPLICATE.
+    ``queue``: a queue's name, for all its devices, or a line's (``user.42/phone-7f3a``), for that device alone.
+    ``payload``: anything that Django's JSON encoder takes. For the options see ``SendOptions``.
 
     Raises InvalidMessage, MessageTooLarge, QueueFull or StoreUnavailable; then nothing was accepted (after a
     StoreUnavailable inside a transaction of yours, that transaction has failed). Thread-safe. Not for use on a
     running event loop: that raises CalledOnEventLoop; see ``asend``.
     """
-    _refuse_event_loop("send")
-    return _send([(queue, payload)], priority, ttl, key)[0]
+    refuse_event_loop("send")
+    return _send([(queue, payload)], Options(**options))[0]
 
 
-def send_many(
-    messages: Iterable[tuple[str, Any]],
-    *,
-    priority: Priority = Priority.NORMAL,
-    ttl: Seconds | None = None,
-    key: str | None = None,
-) -> list[Receipt]:
+def send_many(messages: Iterable[tuple[str, Any]], **options: Unpack[SendOptions]) -> list[Receipt]:
     """Like ``send`` for many pairs of queue and payload, all or none. The options hold for each of them."""
-    _refuse_event_loop("send_many")
-    return _send(messages, priority, ttl, key)
+    refuse_event_loop("send_many")
+    return _send(messages, Options(**options))
 
 
-def send_to_user(
-    user: Any,
-    payload: Any,
-    *,
-    priority: Priority = Priority.NORMAL,
-    ttl: Seconds | None = None,
-    key: str | None = None,
-) -> Receipt:
+def send_to_user(user: Any, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
     """``send`` to the queue ``user.<pk>``. Raises InvalidMessage for a user that is anonymous or not saved."""
-    _refuse_event_loop("send_to_user")
-    return _send([(queue_of(user), payload)], priority, ttl, key)[0]
+    refuse_event_loop("send_to_user")
+    return _send([(queue_of(user), payload)], Options(**options))[0]
 
 
-async def asend(
-    queue: str,
-    payload: Any,
-    *,
-    priority: Priority = Priority.NORMAL,
-    ttl: Seconds | None = None,
-    key: str | None = None,
-) -> Receipt:
+async def asend(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
     """``send`` for asynchronous code. A call that is cancelled may or may not have been accepted."""
-    return (await asend_many([(queue, payload)], priority=priority, ttl=ttl, key=key))[0]
+    return (await asend_many([(queue, payload)], **options))[0]
 
 
-async def asend_many(
-    messages: Iterable[tuple[str, Any]],
-    *,
-    priority: Priority = Priority.NORMAL,
-    ttl: Seconds | None = None,
-    key: str | None = None,
-) -> list[Receipt]:
+async def asend_many(messages: Iterable[tuple[str, Any]], **options: Unpack[SendOptions]) -> list[Receipt]:
     """``send_many`` for asynchronous code. A call that is cancelled may or may not have been accepted."""
+    wanted = Options(**options)
     if getattr(AsyncToSync.executors, "current", None) is not None:
-        return await sync_to_async(_send, thread_sensitive=True)(messages, priority, ttl, key)
-    entries = _check(messages, priority, ttl, key)
+        return await sync_to_async(_send, thread_sensitive=True)(messages, wanted)
+    entries = _check(messages, wanted)
     if not entries:
         return []
-    store, writer = current_store(), current_writer()
+    store, writer = current_store(), current_writer(keyed=wanted.may_wait)
     queues = {queue for queue, _ in entries}
     limits = policies.remembered(store, queues)
+    is_known = limits is not None
     if limits is None:
-        limits = await asyncio.wrap_future(writer.run(partial(_prepare, queues)))
-    drafts = _drafts(entries, limits, priority, ttl, key)
-    appended = await asyncio.wrap_future(writer.submit(drafts, limits))
-    announce(queues)
+        limits = await answered(writer.run(partial(policies.of, store, queues)))
+    drafts = _drafts(entries, limits, wanted)
+    if not is_known:
+        await answered(writer.run(partial(policies.make_known, store, queues)))
+    appended = await answered(writer.submit(drafts, limits))
+    announce(_rung(appended))
     return _receipts(drafts, appended)
 
 
-async def asend_to_user(
-    user: Any,
-    payload: Any,
-    *,
-    priority: Priority = Priority.NORMAL,
-    ttl: Seconds | None = None,
-    key: str | None = None,
-) -> Receipt:
+async def answered(future: Future[Answer]) -> Answer:
+    """What the store answers. Raises StoreUnavailable when it takes longer than STORE_TIMEOUT_SECONDS."""
+    seconds = conf.get("STORE_TIMEOUT_SECONDS")
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.wrap_future(future)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"no answer within {seconds} seconds; the message may still be written") from error
+
+
+async def asend_to_user(user: Any, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
     """``send_to_user`` for asynchronous code. A call that is cancelled may or may not have been accepted."""
-    return await asend(queue_of(user), payload, priority=priority, ttl=ttl, key=key)
+    return await asend(queue_of(user), payload, **options)
 
 
 def queue_of(user: Any) -> str:
@@ -141,44 +172,33 @@ def _holders(queues: Collection[str]) -> Mapping[str, Collection[str]]:
     return store.in_own_thread(lambda: store.holders(queues))
 
 
-def _send(messages: Iterable[tuple[str, Any]], priority: object, ttl: object, key: object) -> list[Receipt]:
-    entries = _check(messages, priority, ttl, key)
+def _send(messages: Iterable[tuple[str, Any]], options: Options) -> list[Receipt]:
+    entries = _check(messages, options)
     if not entries:
         return []
     store = current_store()
     queues = {queue for queue, _ in entries}
-    if store.in_transaction():
-        limits = policies.of(store, queues)
-        store.after_commit(partial(policies.make_known, store, queues))
-    else:
-        limits = _prepare(queues)
-    drafts = _drafts(entries, limits, priority, ttl, key)
-    receipts = _receipts(drafts, store.append(drafts, limits))
-    store.after_commit(partial(announce, queues))
-    return receipts
-
-
-def _prepare(queues: Collection[str]) -> dict[str, Policy]:
-    """The policies of these queues, all of them made known to the store."""
-    store = current_store()
     limits = policies.of(store, queues)
-    policies.make_known(store, queues)
-    return limits
+    drafts = _drafts(entries, limits, options)
+    store.after_commit(partial(policies.make_known, store, queues))
+    appended = store.append(drafts, limits)
+    store.after_commit(partial(announce, _rung(appended)))
+    return _receipts(drafts, appended)
 
 
-def _check(
-    messages: Iterable[tuple[str, Any]], priority: object, ttl: object, key: object
-) -> list[tuple[str, Payload]]:
-    check_priority(priority)
-    check_ttl(ttl)
-    check_key(key)
-    return [(check_queue(queue), encode(payload)) for queue, payload in messages]
+def _check(messages: Iterable[tuple[str, Any]], options: Options) -> list[tuple[str, Payload]]:
+    options.check()
+    return [(check_address(queue), encode(payload)) for queue, payload in map(_pair, messages)]
 
 
-def _drafts(
-    entries: Sequence[tuple[str, Payload]], limits: Mapping[str, Policy], priority: object, ttl: object, key: object
-) -> list[Draft]:
-    urgency, seconds = check_priority(priority), check_ttl(ttl)
+def _pair(entry: object) -> tuple[object, Any]:
+    if isinstance(entry, tuple | list) and len(entry) == 2:
+        return entry[0], entry[1]
+    raise InvalidMessage("message", expected="a pair of queue name and payload", got=entry)
+
+
+def _drafts(entries: Sequence[tuple[str, Payload]], limits: Mapping[str, Policy], options: Options) -> list[Draft]:
+    urgency, seconds = check_priority(options.priority), check_ttl(options.ttl)
     for queue, payload in entries:
         if payload.size > limits[queue].max_message_bytes:
             raise MessageTooLarge(queue, size=payload.size, limit=limits[queue].max_message_bytes)
@@ -189,25 +209,22 @@ def _drafts(
             payload=payload,
             priority=urgency,
             ttl_seconds=limits[queue].ttl_for(urgency) if seconds is None else seconds,
-            key=check_key(key),
+            key=check_key(options.key),
+            deliver_first=options.deliver == "first",
+            collapse=options.collapse,
+            track=options.track,
         )
         for queue, payload in entries
     ]
 
 
+def _rung(appended: Iterable[Appended]) -> set[str]:
+    """The lines that hold something new."""
+    return {line for answer in appended for line in answer.lines}
+
+
 def _receipts(drafts: Sequence[Draft], appended: Sequence[Appended]) -> list[Receipt]:
     return [
-        Receipt(id=answer.id, queue=draft.queue, outcome=answer.outcome)
+        Receipt(id=answer.id, queue=draft.queue, outcome=answer.outcome, tracked=draft.track)
         for draft, answer in zip(drafts, appended, strict=True)
     ]
-
-
-def _refuse_event_loop(verb: str) -> None:
-    """Django's own guard, with a hint that fits, and for stores that are no Django database as well."""
-    if os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
-        return
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise CalledOnEventLoop(verb)

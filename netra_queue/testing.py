@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from . import process
+from .stores import current_store
 
 
 def shutdown() -> None:
@@ -17,4 +20,10 @@ def shutdown() -> None:
 async def ashutdown() -> None:
     """The same, from the event loop in which consumers were tested: ends its hub first."""
     await process.stop_hub()
+    await asyncio.to_thread(_shutdown_in_thread)
+
+
+def _shutdown_in_thread() -> None:
+    store = current_store()
     process.close()
+    store.leave_thread()

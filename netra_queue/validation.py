@@ -9,35 +9,77 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 
 from . import conf
-from .core.message import MAX_KEY_LENGTH, QUEUE_NAME, Payload, PayloadKind, Priority
+from .core.message import CLIENT_ID, MAX_KEY_LENGTH, QUEUE_NAME, Payload, PayloadKind, Priority
 from .exceptions import InvalidMessage
 
 Seconds = float | timedelta
+NAME = "1 to 150 of A-Z a-z 0-9 . _ : @ + = -, the first one a letter or digit"
+PRIORITIES = [f"Priority.{priority.name}" for priority in Priority]
 
 
 def check_queue(name: object) -> str:
     """Raises InvalidMessage for anything but a queue's name."""
     if not isinstance(name, str) or QUEUE_NAME.fullmatch(name) is None:
-        expected = "1 to 150 of A-Z a-z 0-9 . _ : @ + = -, the first one a letter or digit"
-        raise InvalidMessage("queue name", expected=expected, got=name)
+        raise InvalidMessage("queue name", expected=NAME, got=name)
     return name
+
+
+def check_group(name: object) -> str:
+    """Raises InvalidMessage for anything but a group's name: what a queue's name may be, a group's may be."""
+    if not isinstance(name, str) or QUEUE_NAME.fullmatch(name) is None:
+        raise InvalidMessage("group name", expected=NAME, got=name)
+    return name
+
+
+def check_address(name: object) -> str:
+    """Raises InvalidMessage for anything but the name of a queue or of a line of it."""
+    if not isinstance(name, str) or "/" not in name:
+        return check_queue(name)
+    queue, _, client = name.partition("/")
+    check_queue(queue)
+    if CLIENT_ID.fullmatch(client) is None:
+        raise InvalidMessage("line", expected="a queue's name, a slash, and 1 to 64 of A-Z a-z 0-9 _ -", got=name)
+    return name
+
+
+def check_deliver(deliver: object) -> str:
+    """Raises InvalidMessage for anything but "all" and "first"."""
+    if deliver not in ("all", "first"):
+        raise InvalidMessage("deliver", expected="'all' or 'first'", got=deliver)
+    return str(deliver)
 
 
 def check_priority(priority: object) -> Priority:
     """A Priority or its number. Raises InvalidMessage for anything else."""
     if isinstance(priority, int) and not isinstance(priority, bool) and priority in Priority.__members__.values():
         return Priority(priority)
-    raise InvalidMessage("priority", expected=f"one of {[str(p) for p in map(repr, Priority)]}", got=priority)
+    raise InvalidMessage("priority", expected=f"one of {', '.join(map(str, PRIORITIES))}", got=priority)
 
 
 def check_key(key: object) -> str | None:
     """Raises InvalidMessage for anything but a short text or None."""
-    if key is None:
+    return _short_text("key", key)
+
+
+def check_collapse(collapse: object) -> str | None:
+    """Raises InvalidMessage for anything but a short text or None."""
+    return _short_text("collapse", collapse)
+
+
+def _short_text(what: str, text: object) -> str | None:
+    if text is None:
         return None
-    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise InvalidMessage("key", expected=f"a string of 1 to {MAX_KEY_LENGTH} characters", got=key)
-    _refuse_surrogates("key", key)
-    return key
+    if not isinstance(text, str) or not 1 <= len(text) <= MAX_KEY_LENGTH:
+        raise InvalidMessage(what, expected=f"a string of 1 to {MAX_KEY_LENGTH} characters", got=text)
+    _refuse_surrogates(what, text)
+    return text
+
+
+def check_track(track: object) -> bool:
+    """Raises InvalidMessage for anything but True and False."""
+    if not isinstance(track, bool):
+        raise InvalidMessage("track", expected="True or False", got=track)
+    return track
 
 
 def check_ttl(ttl: Any) -> float | None:
@@ -45,7 +87,7 @@ def check_ttl(ttl: Any) -> float | None:
     if ttl is None:
         return None
     seconds: Any = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    longest = conf.get("MAX_TTL_SECONDS")
+    longest = conf.longest_ttl()
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not is_number or not 0 < seconds <= longest:
         raise InvalidMessage("ttl", expected=f"above 0 and at most {longest} seconds (MAX_TTL_SECONDS)", got=ttl)

@@ -15,31 +15,41 @@ until it works; then the hub polls at once.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import logging
+import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from channels.exceptions import InvalidChannelLayerError
-from channels.layers import get_channel_layer
+from channels.layers import BaseChannelLayer, get_channel_layer
 
 from . import conf
+from .cancelling import cancellable
 from .threads import PerProcess
 
 logger = logging.getLogger(__name__)
 
 Lookup = Callable[[Collection[str]], Mapping[str, Collection[str]]]
+Look = Collection[str] | None  # names of queues; None: look at all of them
 Receive = Callable[[], Awaitable[Any]]
 BELL = "netra.bell"
+ARRIVED = "netra.arrived"
 SEND_TIMEOUT_SECONDS = 2.0
 LEAVE_ALONE_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 5.0
 JOIN_AGAIN_SECONDS = 30.0
 QUEUES_PER_BELL = 200
+SILENCE_SECONDS = 0.2  # a layer that has had nothing for a channel for so long has given all it had
+SILENCE_CHECK_SECONDS = 0.02
+MOST_QUEUES = 2000  # a server is told to look at everything, rather than of more than these
+EXIT_SECONDS = 1.0  # how long the end of a process waits for its last bells
 
 
 def group_of(server_id: str) -> str:
@@ -48,11 +58,12 @@ def group_of(server_id: str) -> str:
 
 # --- hubs of this process ------------------------------------------------------------------------------------------
 
-_local: dict[str, Callable[[Collection[str]], None]] = {}
+_local: dict[str, Callable[[Look], None]] = {}
+os.register_at_fork(after_in_child=_local.clear)  # they are the parent's
 
 
-def register_local(server_id: str, callback: Callable[[Collection[str]], None]) -> None:
-    """Have ``callback`` called, from any thread, with the names of queues that are rung in this process."""
+def register_local(server_id: str, callback: Callable[[Look], None]) -> None:
+    """Have ``callback`` called, from any thread, with the names of queues that are rung in this process, or None."""
     _local[server_id] = callback
 
 
@@ -72,8 +83,16 @@ def ring(queues: Collection[str], lookup: Lookup) -> None:
     for callback in list(_local.values()):
         callback(queues)
     try:
-        _ringer.get().ring(queues, lookup)
+        _ringer.get().ring(queues, lookup, is_told=True)
     except RuntimeError:  # no thread can be started any more: the interpreter is shutting down
+        logger.debug("bell not rung at shutdown", extra={"action": "bell_dropped"})
+
+
+def ring_group(group: str, lookup: Lookup) -> None:
+    """``ring`` for all that ``lookup`` finds for this group, in this process as well."""
+    try:
+        _ringer.get().ring([group], lookup, is_told=False)
+    except RuntimeError:
         logger.debug("bell not rung at shutdown", extra={"action": "bell_dropped"})
 
 
@@ -89,18 +108,17 @@ class _Ringer:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._rung: set[str] = set()
-        self._lookup: Lookup | None = None
+        self._rung: dict[tuple[Lookup, bool], set[str]] = {}
         self._closed = False
         self._at_end: Callable[[], None] = lambda: None
         self._leave_alone_until = 0.0
         self._thread = threading.Thread(target=self._run, name="netra-bells", daemon=True)
         self._thread.start()
 
-    def ring(self, queues: Collection[str], lookup: Lookup) -> None:
+    def ring(self, names: Collection[str], lookup: Lookup, *, is_told: bool) -> None:
+        """``is_told``: the hubs of this process have been told already."""
         with self._changed:
-            self._rung.update(queues)
-            self._lookup = lookup
+            self._rung.setdefault((lookup, is_told), set()).update(names)
             self._changed.notify()
 
     def close(self, timeout_seconds: float, at_end: Callable[[], None]) -> None:
@@ -111,21 +129,28 @@ class _Ringer:
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
-            while (rung := self._next()) is not None:
-                queues, lookup = rung
-                try:
-                    runner.run(self._ring_others(lookup(queues)))
-                except Exception as error:
-                    reason = str(error) or type(error).__name__
-                    logger.warning("bells not rung: %s", reason, extra={"action": "bell_failed"})
+            while rung := self._next():
+                for (lookup, is_told), names in rung.items():
+                    self._look_up_and_ring(runner, lookup, names, is_told)
         self._at_end()
 
-    def _next(self) -> tuple[set[str], Lookup] | None:
+    def _look_up_and_ring(self, runner: asyncio.Runner, lookup: Lookup, names: set[str], is_told: bool) -> None:
+        try:
+            servers = lookup(names)
+            if not is_told:
+                _ring_local(servers)
+            runner.run(self._ring_others(servers))
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            logger.warning("bells not rung: %s", reason, extra={"action": "bell_failed"})
+
+    def _next(self) -> dict[tuple[Lookup, bool], set[str]]:
+        """What was rung meanwhile; nothing: the end."""
         with self._changed:
             while not self._rung and not self._closed:
                 self._changed.wait()
-            rung, self._rung = self._rung, set()
-            return (rung, self._lookup) if rung and self._lookup is not None else None
+            rung, self._rung = self._rung, {}
+            return rung
 
     async def _ring_others(self, servers: Mapping[str, Collection[str]]) -> None:
         layer = get_layer()
@@ -135,15 +160,48 @@ class _Ringer:
         try:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                 for server, held in others.items():
-                    for start in range(0, len(held), QUEUES_PER_BELL):
-                        bell = {"type": BELL, "queues": held[start : start + QUEUES_PER_BELL]}
+                    for bell in _bells(held):
                         await layer.group_send(group_of(server), bell)
         except Exception:
             self._leave_alone_until = time.monotonic() + LEAVE_ALONE_SECONDS
             raise
 
 
-_ringer = PerProcess(_Ringer)
+async def tell_arrived(queue: str, servers: Collection[str]) -> None:
+    """Tell these servers that a client of this queue has come to another one. For an event loop that uses the layer.
+
+    Never raises what the layer raises: the servers' polls find out too.
+    """
+    layer = get_layer()
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            for server in servers if layer is not None else ():
+                await layer.group_send(group_of(server), {"type": ARRIVED, "queues": [queue]})
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        logger.warning("arrival not told: %s", reason, extra={"action": "bell_failed"})
+
+
+def _ring_local(servers: Mapping[str, Collection[str]]) -> None:
+    for server, held in servers.items():
+        if (callback := _local.get(server)) is not None:
+            callback(held if len(held) <= MOST_QUEUES else None)
+
+
+def _bells(held: Sequence[str]) -> list[dict[str, Any]]:
+    if len(held) > MOST_QUEUES:
+        return [{"type": BELL, "everything": True}]
+    runs = range(0, len(held), QUEUES_PER_BELL)
+    return [{"type": BELL, "queues": held[start : start + QUEUES_PER_BELL]} for start in runs]
+
+
+def _make_ringer() -> _Ringer:
+    """A short process (a command, a script) rings before it ends: see ``process`` for when that has to be."""
+    getattr(threading, "_register_atexit", atexit.register)(functools.partial(close, EXIT_SECONDS))
+    return _Ringer()
+
+
+_ringer = PerProcess(_make_ringer)
 
 
 def get_layer() -> Any:
@@ -158,20 +216,34 @@ def get_layer() -> Any:
 # --- the server's side ---------------------------------------------------------------------------------------------
 
 
-async def listen(server_id: str, on_bell: Callable[[Collection[str]], None], on_joined: Callable[[], None]) -> None:
-    """Call ``on_bell`` for the queues of each bell to this server, until cancelled. Without a layer, return.
+async def listen(
+    server_id: str,
+    on_bell: Callable[[Look], None],
+    on_joined: Callable[[], None],
+    on_arrived: Callable[[Collection[str]], None] = lambda queues: None,
+) -> None:
+    """Call ``on_bell`` for the queues of each bell to this server (None: all), until cancelled.
 
+    Without a layer, it returns.
     ``on_joined`` is called whenever the group was joined (again): what was rung before may have been missed.
+    ``on_arrived`` is called for queues whose client has come to another server.
     """
+
+    def on_message(message: Mapping[str, Any]) -> None:
+        names = [name for name in message.get("queues", ()) if isinstance(name, str)]
+        if message.get("type") == BELL:
+            on_bell(None if message.get("everything") else names)
+        elif message.get("type") == ARRIVED:
+            on_arrived(names)
+
     backoff = FIRST_BACKOFF_SECONDS
     while (layer := get_layer()) is not None:
         started = time.monotonic()
         try:
-            await _listen_once(layer, group_of(server_id), on_bell, on_joined)
+            await _listen_once(layer, group_of(server_id), on_message, on_joined)
         except Exception as error:
-            backoff = (
-                0.1 if time.monotonic() - started > JOIN_AGAIN_SECONDS else min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-            )
+            worked_long = time.monotonic() - started > JOIN_AGAIN_SECONDS
+            backoff = FIRST_BACKOFF_SECONDS if worked_long else min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             logger.warning(
                 "no bells from the channel layer, polling: %s",
                 str(error) or type(error).__name__,
@@ -181,7 +253,7 @@ async def listen(server_id: str, on_bell: Callable[[Collection[str]], None], on_
 
 
 async def _listen_once(
-    layer: Any, group: str, on_bell: Callable[[Collection[str]], None], on_joined: Callable[[], None]
+    layer: Any, group: str, on_message: Callable[[Mapping[str, Any]], None], on_joined: Callable[[], None]
 ) -> None:
     channel = await layer.new_channel()
     await layer.group_add(group, channel)
@@ -189,11 +261,12 @@ async def _listen_once(
     keeping = asyncio.create_task(_keep_joined(layer, group, channel))
     try:
         while True:
-            message = await layer.receive(channel)
-            if message.get("type") == BELL:
-                on_bell([name for name in message.get("queues", ()) if isinstance(name, str)])
+            on_message(await cancellable(layer.receive(channel)))
     finally:
         keeping.cancel()
+        with suppress(Exception):
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await layer.group_discard(group, channel)
 
 
 async def _keep_joined(layer: Any, group: str, channel: str) -> None:
@@ -206,13 +279,91 @@ async def _keep_joined(layer: Any, group: str, channel: str) -> None:
             logger.debug("group not joined again: %s", error, extra={"action": "layer_failed"})
 
 
-def patient(
-    receive: Callable[[], Awaitable[Any]], rejoin: Callable[[], Awaitable[None]]
-) -> Callable[[], Awaitable[Any]]:
+class GroupMemory:
+    """A consumer's channel layer that remembers which groups the consumer has joined through it.
+
+    For everything else it is that layer: attributes are read from and set on it, and it is equal to it.
+    """
+
+    _layer: Any
+    _joined: dict[tuple[str, str], None]
+
+    def __init__(self, layer: Any) -> None:
+        vars(self).update(_layer=layer, _joined={})
+
+    @staticmethod
+    def of(layer: Any) -> Any:
+        """A memory for a channel layer; anything else (None, a test's double) as it is."""
+        return GroupMemory(layer) if isinstance(layer, BaseChannelLayer) else layer
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._layer)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_layer", "_joined"):  # a copy that is being made has neither yet
+            raise AttributeError(name)
+        return getattr(self._layer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._layer, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._layer == (other._layer if type(other) is GroupMemory else other))
+
+    def __hash__(self) -> int:
+        return hash(self._layer)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self._layer.group_add(group, channel)
+        self._joined[group, channel] = None
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        self._joined.pop((group, channel), None)
+        await self._layer.group_discard(group, channel)
+
+    def has_joined(self, channel: str) -> bool:
+        """Whether this channel is in any group."""
+        return any(member == channel for _, member in self._joined)
+
+    async def leave(self, channel: str) -> None:
+        """Have this channel leave its groups; what they sent it before is still to be received. Raises what the layer
+        raises."""
+        for group, member in list(self._joined):
+            if member == channel:
+                await self.group_discard(group, channel)
+
+    async def rejoin(self) -> None:
+        """Join them again. Raises what the layer raises."""
+        for group, channel in list(self._joined):
+            await self._layer.group_add(group, channel)
+
+
+class Ear:
+    """A consumer's ``channel_receive`` that knows whether something has come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._waits_since: float | None = None
+
+    async def __call__(self) -> Any:
+        self._waits_since = time.monotonic()
+        try:
+            return await self._receive()
+        finally:
+            self._waits_since = None
+
+    async def silence(self, seconds: float = SILENCE_SECONDS) -> None:
+        """Return when the consumer has dealt with everything and nothing has come for so long. May be cancelled."""
+        while self._waits_since is None or time.monotonic() - self._waits_since < seconds:  # noqa: ASYNC110  time passes
+            await asyncio.sleep(SILENCE_CHECK_SECONDS)
+
+
+def patient(receive: Receive, rejoin: Callable[[], Awaitable[None]]) -> Receive:
     """A consumer's ``channel_receive`` that outlives its layer: without it, an error there ends the connection.
 
-    After an error it waits, with backoff, calls ``rejoin`` (the layer may have forgotten the consumer's groups), and
-    goes on receiving.
+    It can be cancelled, whatever the layer does about that. After an error it waits, with backoff, calls ``rejoin``
+    (the layer may have forgotten the consumer's groups), and goes on receiving.
     """
 
     @functools.wraps(receive)
@@ -220,7 +371,7 @@ def patient(
         backoff = FIRST_BACKOFF_SECONDS
         while True:
             try:
-                return await receive()
+                return await cancellable(receive())
             except Exception as error:
                 logger.warning(
                     "a consumer cannot receive from the channel layer: %s",

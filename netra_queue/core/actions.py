@@ -29,6 +29,14 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
+class Return:
+    """The connection ended before these positions of the queue were acked. ``is_alone``: nothing else was in flight."""
+
+    positions: tuple[int, ...]
+    is_alone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Persist:
     """Append these messages to the store in this order, then call ``persisted`` or ``persist_failed``."""
 
@@ -48,13 +56,19 @@ class Close:
     reason: str
 
 
-Action = Transmit | Read | Acknowledge | Persist | Settle | Close
+Action = Transmit | Read | Acknowledge | Return | Persist | Settle | Close
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """At most ``limit`` messages of together about ``max_bytes``, without the positions in ``excluded``."""
+    """At most ``limit`` messages of together about ``max_bytes``, without the positions in ``excluded``.
+
+    What has been returned ``alone_from`` times comes alone: nothing is given beside it. What is given is transmitted,
+    unless ``is_tentative``: then ``Store.transmit`` is to be called before.
+    """
 
     limit: int
     max_bytes: int
     excluded: frozenset[int]
+    alone_from: int | None = None
+    is_tentative: bool = False

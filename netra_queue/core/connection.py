@@ -12,7 +12,8 @@ to the store (``Persist``) when they have waited too long for their ack, when th
 when the connection closes.
 
 **Order.** An own send is transmitted directly only when no earlier own send is still on its way, in memory (``_held``)
-or in the store (``_behind``). Stored messages are transmitted in the order in which the store gives them.
+or in the store (``_behind``). Stored messages are transmitted in the order in which the store gives them. Own sends are
+stored in the order of sending: one Persist at a time, each with the oldest that are not stored yet.
 
 **If a step fails**: a read or a persist that failed is reported by ``read_failed`` and ``persist_failed``; both leave
 the machine as if it had not been asked for yet.
@@ -21,17 +22,17 @@ the machine as if it had not been asked for yet.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
 from . import wire
-from .actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Settle, Transmit
-from .deliveries import Delivery, Held, chunks
+from .actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Return, Settle, Transmit
+from .deliveries import Delivery, Held, Window, chunks, storable
 from .message import Losses, Message
 from .policy import Policy
-from .wire import Ack, CloseCode, ControlFrame
+from .wire import Ack, CloseCode, ControlFrame, Mode
 
 __all__ = [
     "Acknowledge",
@@ -42,6 +43,7 @@ __all__ = [
     "Persist",
     "Read",
     "ReadRequest",
+    "Return",
     "Settle",
     "State",
     "Transmit",
@@ -61,13 +63,6 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Mode(Enum):
-    """Whether the client speaks ``netra-queue.v1`` or takes plain frames."""
-
-    PROTOCOL = "protocol"
-    RAW = "raw"
-
-
 @dataclass(slots=True)
 class Connection:
     """One accepted WebSocket of one queue. Memory is bounded by the policy's window."""
@@ -80,22 +75,25 @@ class Connection:
     _opened_at: datetime | None = None
     _next_seq: int = 1
     _written_seq: int = 0
-    _in_flight: deque[Delivery] = field(default_factory=deque)
-    _in_flight_bytes: int = 0
-    _in_flight_ids: set[str] = field(default_factory=set)
+    _in_flight: Window = field(init=False)
     _held: deque[Held] = field(default_factory=deque)
-    _behind: set[str] = field(default_factory=set)  # own sends in the store that were not transmitted yet
-    _behind_at_read: frozenset[str] = frozenset()
+    _behind: int = 0  # how often held own sends have gone into the store,
+    _behind_at_read: int = 0  # at the last read,
+    _caught_up: int = 0  # and at the last read that found the end
     _acked_unstored: set[str] = field(default_factory=set)  # acked while the store was still taking them
+    _is_persisting: bool = False
     _has_more: bool = True
     _asked: bool = False
     _reading: bool = False
-    _told: tuple[int, ...] = ()
+    _owes_pong: bool = False
+    _told: dict[int, int] = field(default_factory=dict)  # loss records, and the delivery that came after the word
+    _acked_seq: int = 0
     _heard_at: float = 0.0
     _progress_at: float = 0.0
     _persist_retry_at: float = 0.0
 
     def __post_init__(self) -> None:
+        self._in_flight = Window(self.policy)
         self._heard_at = self._progress_at = self.now
 
     # --- opening -----------------------------------------------------------------------------------------------
@@ -105,7 +103,7 @@ class Connection:
         self.state, self._opened_at = State.REPLAYING, at
         actions: list[Action] = []
         if self.mode is Mode.PROTOCOL:
-            self._told = losses.records
+            self._told = dict.fromkeys(losses.records, 0)
             hello = wire.hello(
                 queue=self.queue,
                 waiting=waiting,
@@ -113,7 +111,7 @@ class Connection:
                 window=self.policy.window,
                 heartbeat_seconds=self.policy.heartbeat_seconds,
             )
-            actions.append(Transmit(hello))
+            actions += [Transmit(hello), *([Transmit(wire.pong())] if self._owes_pong else [])]
         return actions + self._ask()
 
     # --- stored messages ---------------------------------------------------------------------------------------
@@ -125,7 +123,7 @@ class Connection:
 
     def _ask(self) -> list[Action]:
         is_open = self.state in (State.REPLAYING, State.LIVE)
-        if not (is_open and self._has_more and self._has_room) or self._asked or self._reading:
+        if not (is_open and self._has_more and self._in_flight.has_room) or self._asked or self._reading:
             return []
         self._asked = True
         return [Read()]
@@ -133,29 +131,27 @@ class Connection:
     def begin_read(self) -> ReadRequest | None:
         """What to ask of the store for a Read action. None: there is no room any more, or the connection is closed."""
         self._asked = False
-        if self.state is State.CLOSED or not self._has_room:
+        if self.state is State.CLOSED or not self._in_flight.has_room:
             return None
         self._reading, self._has_more = True, False
-        self._behind_at_read = frozenset(self._behind)
-        return ReadRequest(
-            self.policy.window - len(self._in_flight),
-            max(1, self.policy.window_bytes - self._in_flight_bytes),
-            frozenset(d.position for d in self._in_flight if d.position is not None),
-        )
+        self._behind_at_read = self._behind
+        return ReadRequest(*self._in_flight.room, frozenset(self._in_flight.positions), self.policy.alone_from)
 
     def take(self, messages: Iterable[Message], *, more: bool, now: float) -> list[Action]:
         """What the store gave for the last ``begin_read``. ``more``: it may have further messages behind these."""
         self._reading = False
         if self.state is State.CLOSED:
             return []
+        given = self._in_flight.leave_out_copies(messages, self._acked_unstored)
+        fresh = self._in_flight.fitting(given)
+        more = more or len(fresh) < len(given)  # own sends took their room, or the next one travels alone
         self._has_more = self._has_more or more
-        fresh = [message for message in messages if message.id not in self._in_flight_ids]
-        self._behind.difference_update(message.id for message in fresh)
         actions = self._transmit(fresh, now)
         if not more:
-            self._behind -= self._behind_at_read
+            self._caught_up = self._behind_at_read
             if self.state is State.REPLAYING:
-                actions += self._go_live()
+                self.state = State.LIVE
+                actions += [Transmit(wire.live())] if self.mode is Mode.PROTOCOL else []
         return actions + self._flush(now)
 
     def read_failed(self) -> list[Action]:
@@ -163,101 +159,111 @@ class Connection:
         self._reading, self._has_more = False, True
         return []
 
-    def _go_live(self) -> list[Action]:
-        self.state = State.LIVE
-        return [Transmit(wire.live())] if self.mode is Mode.PROTOCOL else []
-
     def _transmit(self, messages: Collection[Message], now: float, *, own: bool = False) -> list[Action]:
         actions: list[Action] = []
         for chunk in chunks(messages, 1 if self.mode is Mode.RAW else FRAME_BYTES):
             first_seq = self._next_seq
             for message in chunk:
                 self._track(message, now, own=own)
-            actions.append(Transmit(self._frame(first_seq, chunk), self._next_seq - 1))
+            actions.append(Transmit(self._frame(first_seq, chunk, own), self._next_seq - 1))
         return actions
 
     def _track(self, message: Message, now: float, *, own: bool) -> None:
         if not self._in_flight:
             self._progress_at = now
-        kept, position = (message, None) if own else (None, message.position)
+        kept, positions = (message, ()) if own else (None, (message.position,))
         size = message.payload.size
-        self._in_flight.append(Delivery(self._next_seq, message.id, size, now, position, kept))
-        self._in_flight_ids.add(message.id)
-        self._in_flight_bytes += size
+        self._in_flight.add(Delivery(self._next_seq, message.id, size, now, positions, kept))
         self._next_seq += 1
 
-    def _frame(self, first_seq: int, chunk: list[Message]) -> str | bytes:
+    def _frame(self, first_seq: int, chunk: list[Message], own: bool) -> str | bytes:
         if self.mode is Mode.RAW:
             return wire.plain_frame(chunk[0].payload)
-        return wire.messages(first_seq, ((message, self._is_replayed(message)) for message in chunk))
+        return wire.messages(first_seq, ((message, not own and self._is_replayed(message)) for message in chunk))
 
     def _is_replayed(self, message: Message) -> bool:
         return self._opened_at is not None and message.created_at < self._opened_at
 
-    @property
-    def _has_room(self) -> bool:
-        has_bytes = self._in_flight_bytes < self.policy.window_bytes
-        return len(self._in_flight) < self.policy.window and has_bytes
-
     # --- the consumer's own sends ------------------------------------------------------------------------------
 
     def send_own(self, message: Message, now: float) -> list[Action]:
-        """The consumer sends ``message``. With a Persist among the actions the caller waits for it."""
+        """The consumer sends ``message``. Its sender then waits for the store as long as ``must_wait`` says so."""
         if self._may_go_directly:
             return self._transmit([message], now, own=True)
         self._held.append(Held(message, now))
-        if len(self._held) <= self.policy.window and self._held_bytes <= self.policy.window_bytes:
-            return []
-        return self._persist(held for held in self._held)
+        return self.rescue() if self.state is State.CLOSED or self._is_overfull else []
+
+    def must_wait(self, id: str) -> bool:
+        """Whether the sender of this own send has to wait: for room, or until it is transmitted or stored."""
+        most = -1 if self.state is State.CLOSED else self.policy.max_message_bytes
+        return self._is_overfull or any(held.message.id == id and held.size > most for held in self._held)
+
+    @property
+    def _is_overfull(self) -> bool:
+        if self.state is State.CLOSED:
+            return False
+        size = sum(held.size for held in self._held if held.size <= self.policy.max_message_bytes)
+        return len(self._held) > self.policy.window or size > self.policy.window_bytes
 
     @property
     def _may_go_directly(self) -> bool:
-        return self.state is State.LIVE and self._has_room and not self._held and not self._behind
-
-    @property
-    def _held_bytes(self) -> int:
-        return sum(held.message.payload.size for held in self._held)
+        is_first = not self._held and self._behind == self._caught_up and not self._in_flight.next_is_alone
+        return self.state is State.LIVE and self._in_flight.has_room and is_first
 
     def _flush(self, now: float) -> list[Action]:
         """Ask for more of the store if there is more; otherwise transmit what was held, as far as there is room."""
         actions = self._ask()
-        if self.state is not State.LIVE or self._asked or self._reading or self._behind:
+        if self.state is not State.LIVE or self._asked or self._reading or self._behind != self._caught_up:
             return actions
-        while self._held and self._has_room and not self._held[0].persisting:
+        while self._held and self._in_flight.has_room and not self._held[0].persisting:
             actions += self._transmit([self._held.popleft().message], now, own=True)
         return actions
 
     def _persist(self, owners: Iterable[Delivery | Held]) -> list[Action]:
-        messages: list[Message] = []
-        for owner in owners:
-            message = owner.own if isinstance(owner, Delivery) else owner.message
-            if message is not None and not owner.persisting:
-                owner.persisting = True
-                messages.append(message)
+        """``owners``: the first of ``_unstored``. One at a time: a second one could overtake one that fails."""
+        if self._is_persisting:
+            return []
+        messages = [owner.begin_persist() for owner in owners]
+        self._is_persisting = bool(messages)
         return [Persist(tuple(messages))] if messages else []
 
+    def _unstored(self) -> list[Delivery | Held]:
+        """The own sends that only memory has and that are for the store, in the order of sending.
+
+        One that is too large for it waits for the client as long as that is there; then the store counts it as lost.
+        """
+        unstored: list[Delivery | Held] = [
+            *(delivery for delivery in self._in_flight if delivery.own is not None),
+            *self._held,
+        ]
+        return unstored if self.state is State.CLOSED else [*storable(unstored, self.policy.max_message_bytes)]
+
     def persisted(self, positions: Mapping[str, int | None], now: float) -> list[Action]:
-        """The store has these own sends, by id; None: it dropped the message at once, by policy, and counted that."""
+        """The store has these own sends, by id; None: it dropped the message, by policy, and counted that."""
+        self._is_persisting = False
         for delivery in self._in_flight:
             if delivery.id in positions:
-                delivery.position, delivery.own, delivery.persisting = positions[delivery.id], None, False
+                delivery.own, delivery.persisting = None, False
+                if (position := positions[delivery.id]) is not None:
+                    delivery.is_at(position)
         arrived = {held.message.id for held in self._held if held.message.id in positions}
         self._held = deque(held for held in self._held if held.message.id not in arrived)
-        self._behind |= {id for id in arrived if positions[id] is not None}
+        self._behind += any(positions[id] is not None for id in arrived)
         acked = self._acked_unstored & positions.keys()
         self._acked_unstored -= acked
         gone = tuple(position for id in acked if (position := positions[id]) is not None)
         actions: list[Action] = [Acknowledge(gone)] if gone else []
         self._has_more = self._has_more or bool(arrived)
+        if self.state is State.CLOSED or self._is_overfull:
+            actions += self.rescue()
         return actions + self._flush(now)
 
-    def persist_failed(self, ids: Collection[str], now: float) -> list[Action]:
-        """The store could not take these own sends: they stay in memory, and ``tick`` offers them again."""
-        for delivery in self._in_flight:
-            delivery.persisting = delivery.persisting and delivery.id not in ids
-        for held in self._held:
-            held.persisting = held.persisting and held.message.id not in ids
-        self._acked_unstored -= set(ids)
+    def persist_failed(self, now: float) -> list[Action]:
+        """The store could not take the own sends of the last Persist: they stay, and ``tick`` offers them again."""
+        for owner in [*self._in_flight, *self._held]:
+            owner.persisting = False
+        self._is_persisting = False
+        self._acked_unstored.clear()
         self._persist_retry_at = now + PERSIST_AFTER_SECONDS
         return self._flush(now)
 
@@ -273,13 +279,20 @@ class Connection:
         if self.state is State.CLOSED:
             return []
         if not isinstance(frame, Ack):
-            return [Transmit(wire.pong())]
+            self._owes_pong = self.state is State.OPENING  # the hello is the first frame
+            return [] if self._owes_pong else [Transmit(wire.pong())]
         if frame.seq >= self._next_seq:
             reason = f"netra.ack: seq {frame.seq} was not sent; the last one is {self._next_seq - 1}"
             return [Close(CloseCode.MALFORMED, reason[:120])]
-        told, self._told = self._told, ()
-        settled: list[Action] = [Settle(told)] if told else []
-        return settled + self._release(frame.seq, now) + self._flush(now)
+        return self._settle(frame.seq) + self._release(frame.seq, now) + self._flush(now)
+
+    def _settle(self, seq: int) -> list[Action]:
+        """Of what was told while acks were on their way, an ack proves that the client has heard it if it is for a
+        delivery that came after the word, or if it is for nothing new: a client sends that to say so."""
+        is_new, self._acked_seq = seq > self._acked_seq, max(seq, self._acked_seq)
+        heard = tuple(record for record, following in self._told.items() if not is_new or seq >= following)
+        self._told = {record: at for record, at in self._told.items() if record not in heard}
+        return [Settle(heard)] if heard else []
 
     def heard(self, now: float) -> None:
         """Any frame came from the client: it is alive."""
@@ -295,24 +308,20 @@ class Connection:
         new = tuple(record for record in losses.records if record not in self._told)
         if self.mode is Mode.RAW or not new or self.state not in (State.REPLAYING, State.LIVE):
             return []
-        self._told += new
+        self._told |= dict.fromkeys(new, self._next_seq)
         return [Transmit(wire.lost(losses))]
 
     def told(self) -> Collection[int]:
         """The loss records that this client was told of and has not acked yet."""
-        return self._told
+        return self._told.keys()
 
     def _release(self, seq: int, now: float) -> list[Action]:
         """Everything up to ``seq`` has been processed by the client."""
         positions: list[int] = []
-        while self._in_flight and self._in_flight[0].seq <= seq:
-            delivery = self._in_flight.popleft()
-            self._in_flight_ids.discard(delivery.id)
-            self._in_flight_bytes -= delivery.size
+        for delivery in self._in_flight.release(seq):
             self._progress_at = now
-            if delivery.position is not None:
-                positions.append(delivery.position)
-            elif delivery.persisting:
+            positions += delivery.positions
+            if delivery.persisting:
                 self._acked_unstored.add(delivery.id)
         return [Acknowledge(tuple(positions))] if positions else []
 
@@ -324,8 +333,7 @@ class Connection:
             return self.rescue() if now >= self._persist_retry_at else []
         actions = self._check_client(now) if self.mode is Mode.PROTOCOL else self._release_written(now)
         if now >= self._persist_retry_at:
-            overdue = now - PERSIST_AFTER_SECONDS
-            actions += self._persist(owner for owner in self._unstored() if owner.at <= overdue)
+            actions += self._persist(self._overdue(now - PERSIST_AFTER_SECONDS))
         return actions + self._flush(now)
 
     def _check_client(self, now: float) -> list[Action]:
@@ -341,7 +349,7 @@ class Connection:
 
     def _release_written(self, now: float) -> list[Action]:
         """Raw mode: what was written long enough ago counts as delivered; with a full window, that is soon."""
-        limit = RAW_REPLAY_SECONDS if self._has_room else RAW_SETTLE_SECONDS
+        limit = RAW_REPLAY_SECONDS if self._in_flight.has_room else RAW_SETTLE_SECONDS
         seq = 0
         for delivery in self._in_flight:
             if delivery.seq > self._written_seq or now - delivery.at < limit:
@@ -349,22 +357,29 @@ class Connection:
             seq = delivery.seq
         return self._release(seq, now)
 
-    def _unstored(self) -> Iterator[Delivery | Held]:
-        """Own sends that only memory has and that wait: for their ack, or for room."""
-        if self.mode is Mode.PROTOCOL:
-            yield from (delivery for delivery in self._in_flight if delivery.own is not None)
-        yield from self._held
+    def _overdue(self, since: float) -> list[Delivery | Held]:
+        """The own sends up to the last one that has waited since then: for its ack, which raw clients do not send, or
+        for room."""
+        unstored, acks = self._unstored(), self.mode is Mode.PROTOCOL
+        late = [n for n, owner in enumerate(unstored, 1) if owner.at <= since and (acks or isinstance(owner, Held))]
+        return unstored[: late[-1]] if late else []
 
     # --- the end -----------------------------------------------------------------------------------------------
 
     def close(self, code: int | None, now: float) -> list[Action]:
-        """The socket is gone; ``code`` as the server reported it, None if it did not. Idempotent."""
+        """The socket is gone, or is being closed by us. Idempotent.
+
+        ``code``: what the client closed with, as the server reported it. None if nobody knows that the client has read
+        to the end.
+        """
         if self.state is State.CLOSED:
             return []
         actions: list[Action] = []
         if self.mode is Mode.RAW and code not in RAW_ABNORMAL_CODES:
             actions += self._release(self._written_seq, now)
         self.state = State.CLOSED
+        if positions := self._in_flight.positions:
+            actions.append(Return(positions, self._in_flight.is_alone))
         return actions + self.rescue()
 
     @property
@@ -375,8 +390,8 @@ class Connection:
     @property
     def has_unstored(self) -> bool:
         """Whether memory has own sends that the store does not have."""
-        return bool(self._held) or any(delivery.own is not None for delivery in self._in_flight)
+        return bool(self._unstored())
 
     def rescue(self) -> list[Action]:
         """A Persist of every own send that only memory has, in the order of sending."""
-        return self._persist([*self._in_flight, *self._held])
+        return self._persist(self._unstored())

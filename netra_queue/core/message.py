@@ -13,6 +13,21 @@ CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 MAX_KEY_LENGTH = 200
 
 
+def line_name(queue: str, client: str) -> str:
+    """The name of the line of the client (or device) with this id under a queue; without an id, the queue itself."""
+    return f"{queue}/{client}" if client else queue
+
+
+def base_of(name: str) -> str:
+    """The queue that this is a line of; of a queue, the queue itself."""
+    return name.partition("/")[0]
+
+
+def client_of(line: str) -> str:
+    """The client's id in a line's name; '' for a queue's."""
+    return line.partition("/")[2]
+
+
 class Priority(IntEnum):
     """How urgent a message is. Ascending order is delivery order, so an index scan delivers."""
 
@@ -53,6 +68,21 @@ class Draft:
     ttl_seconds: float
     key: str | None = None
     sent_at: datetime | None = None
+    deliver_first: bool = False  # the first line to ack it takes it off the others
+    collapse: str | None = None  # it takes the place of the waiting one of this collapse key
+    track: bool = False  # what becomes of it is kept
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupDraft:
+    """A message on its way to all queues of a group. ``ttl_seconds``: None means what each queue's policy says."""
+
+    group: str
+    id: str
+    payload: Payload
+    priority: Priority
+    ttl_seconds: float | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +94,7 @@ class Message:
     payload: Payload
     priority: Priority
     created_at: datetime
+    deliveries: int = 0  # connections that ended after it was transmitted and before it was acked
 
 
 class Outcome(Enum):
@@ -73,6 +104,7 @@ class Outcome(Enum):
     DROPPED = "dropped"  # the queue was full, and the policy chose this message as the one to go
     DUPLICATE = "duplicate"  # the idempotency key was used before; the first message stands
     LIVE_ONLY = "live_only"  # given to connected clients only, without a durable copy
+    SUPERSEDED = "superseded"  # a later message of the same call has the same collapse key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +114,19 @@ class Receipt:
     id: str
     queue: str
     outcome: Outcome
+    tracked: bool = False  # it was sent with track=True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupReceipt:
+    """The sender's proof. ``id`` is the message's id on the wire, the same for all recipients; for a duplicate, the id
+    of the first message. ``recipients``: in how many queues it was put, a user's devices being one; 0 for a duplicate.
+    """
+
+    id: str
+    group: str
+    outcome: Outcome
+    recipients: int
 
 
 class LossReason(Enum):
@@ -89,6 +134,25 @@ class LossReason(Enum):
 
     EXPIRED = "expired"
     DROPPED = "dropped"
+    DEAD = "dead"  # transmitted again and again without an ack, and set aside
+    WITHHELD = "withheld"  # the consumer said that this client may not see it
+    LEFT_OUT = "left_out"  # the policy's replay leaves it out
+
+
+class Fate(Enum):
+    """Why a message is not in its queue any more. Those with the value of a LossReason are losses."""
+
+    ACKED = "acked"
+    SUPERSEDED = "superseded"  # a newer one of the same collapse key took its place
+    EXPIRED = "expired"
+    DROPPED = "dropped"
+    DEAD = "dead"
+    WITHHELD = "withheld"
+    LEFT_OUT = "left_out"
+
+    @property
+    def loss(self) -> LossReason | None:
+        return None if self in (Fate.ACKED, Fate.SUPERSEDED) else LossReason(self.value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

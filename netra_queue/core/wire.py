@@ -10,13 +10,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any, NoReturn
+from urllib.parse import parse_qs
 
-from .message import Losses, LossReason, Message, Payload, PayloadKind, Priority
+from .message import CLIENT_ID, Losses, LossReason, Message, Payload, PayloadKind, Priority
 
 SUBPROTOCOL = "netra-queue.v1"
 CONTROL_PREFIX = "netra."
+
+
+class Mode(Enum):
+    """Whether the client speaks ``netra-queue.v1`` or takes plain frames."""
+
+    PROTOCOL = "protocol"
+    RAW = "raw"
 
 
 class CloseCode(IntEnum):
@@ -35,8 +43,8 @@ class MalformedFrame(ValueError):
     """The peer sent a control frame that the protocol does not know. ``reason`` fits a close frame (123 bytes)."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason[:120]
-        super().__init__(reason)
+        self.reason = reason.encode("ascii", "backslashreplace").decode()[:120]
+        super().__init__(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,16 @@ def _whole_number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise MalformedFrame(f"netra.ack: seq must be a whole number from 0, got {repr(value)[:40]}")
     return value
+
+
+def client_id(query_string: bytes) -> str:
+    """The ``?client=`` of the handshake, or ''. Raises MalformedFrame for one that is not allowed."""
+    values = parse_qs(query_string.decode("latin-1"), keep_blank_values=True).get("client")
+    if not values:
+        return ""
+    if len(values) > 1 or CLIENT_ID.fullmatch(values[0]) is None:
+        raise MalformedFrame("client: expected 1 to 64 of A-Z a-z 0-9 _ -")
+    return values[0]
 
 
 def hello(*, queue: str, waiting: int, losses: Losses, window: int, heartbeat_seconds: float) -> str:
@@ -127,20 +145,31 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+ALWAYS_TOLD = (LossReason.EXPIRED, LossReason.DROPPED)
+
+
+def _reasons(losses: Losses) -> list[LossReason]:
+    return [reason for reason in LossReason if reason in ALWAYS_TOLD or losses.total(reason)]
+
+
 def _lost_counts(losses: Losses) -> dict[str, Any]:
-    return {reason.value: losses.total(reason) for reason in LossReason}
+    return {reason.value: losses.total(reason) for reason in _reasons(losses)}
 
 
 def _lost_since(losses: Losses) -> dict[str, Any]:
     counts = _lost_counts(losses)
     if losses and losses.since is not None:
         counts["since"] = timestamp(losses.since)
-        counts["by_priority"] = {reason.value: losses.by_priority(reason) for reason in LossReason}
+        counts["by_priority"] = {reason.value: losses.by_priority(reason) for reason in _reasons(losses)}
     return counts
 
 
 def text_payload(text: str) -> Payload:
-    """The payload of a text frame: the JSON document it is, or any other text."""
+    """The payload of a text frame: the JSON document it is, or any other text.
+
+    Raises UnicodeEncodeError for lone surrogates, which no WebSocket can carry.
+    """
+    text.encode()
     kind, stored = (PayloadKind.JSON, text) if _is_json(text) else (PayloadKind.TEXT, json.dumps(text))
     return Payload(kind, stored, len(stored.encode()))
 
@@ -157,6 +186,11 @@ def plain_frame(payload: Payload) -> str | bytes:
     if payload.kind is PayloadKind.TEXT:
         return str(json.loads(payload.text))
     return base64.b64decode(payload.text)
+
+
+def decoded(payload: Payload) -> Any:
+    """What the application sent: its data, a text that is not JSON, or bytes."""
+    return base64.b64decode(payload.text) if payload.kind is PayloadKind.BYTES else json.loads(payload.text)
 
 
 def _is_json(text: str) -> bool:

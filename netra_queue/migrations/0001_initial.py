@@ -28,6 +28,8 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "queue",
                 "verbose_name_plural": "queues",
+                "permissions": [("purge_queue", "Can purge queue")],
+                "default_permissions": ("view",),
             },
         ),
         migrations.CreateModel(
@@ -42,6 +44,7 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "server process",
                 "verbose_name_plural": "server processes",
+                "default_permissions": ("view",),
             },
         ),
         migrations.CreateModel(
@@ -73,6 +76,7 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "loss",
                 "verbose_name_plural": "losses",
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(
@@ -106,6 +110,7 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "live connection",
                 "verbose_name_plural": "live connections",
+                "default_permissions": ("view",),
             },
         ),
         migrations.CreateModel(
@@ -144,6 +149,8 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "message",
                 "verbose_name_plural": "messages",
+                "permissions": [("view_payload", "Can view the payload of a message")],
+                "default_permissions": ("view",),
                 "indexes": [
                     models.Index(fields=["queue", "priority", "id"], name="netra_delivery_order"),
                     models.Index(fields=["expires_at"], name="netra_expiry"),
@@ -169,6 +176,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
+                "default_permissions": (),
                 "constraints": [models.UniqueConstraint(fields=("queue", "digest"), name="netra_key_once")],
             },
         ),

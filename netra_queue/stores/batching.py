@@ -4,6 +4,9 @@ One thread takes whatever has been submitted while it was busy with the batch be
 nobody, and a thousand concurrent ones share few commits. Not for a caller with a transaction of its own: its messages
 must commit or roll back with it.
 
+**Messages with a key** have a lane of their own, of few threads and one job a batch: an open transaction that has used
+the same key is waited for, and that must be nobody else's wait.
+
 **If a batch fails**, its jobs are tried one by one: a queue that is full, or a message that the database refuses,
 fails its own sender only. When the store is unavailable, that is the answer to all of them.
 """
@@ -11,12 +14,16 @@ fails its own sender only. When the store is unavailable, that is the answer to 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from django.core.signals import setting_changed
+
+from .. import conf
 from ..core.message import Draft
 from ..core.policy import Policy
 from ..exceptions import StoreUnavailable
@@ -29,9 +36,11 @@ BATCH_MESSAGES = 500
 BATCH_BYTES = 4_194_304
 BACKLOG_MESSAGES = 20_000
 BACKLOG_BYTES = 134_217_728
+KEYED_THREADS = 4
+GROUP_THREADS = 4
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     drafts: Sequence[Draft]
     policies: Mapping[str, Policy]
@@ -40,20 +49,24 @@ class _Job:
 
 
 class BatchingWriter:
-    """Appends for concurrent senders. Thread-safe."""
+    """Appends for concurrent senders, with ``threads`` batches at a time. Thread-safe.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    A batch has at most ``batch_messages`` messages and BATCH_BYTES bytes, or is one job that is larger.
+    """
+
+    def __init__(self, store: Store, *, threads: int = 1, batch_messages: int = BATCH_MESSAGES) -> None:
+        self._store, self._batch_messages = store, batch_messages
         self._lock = threading.Lock()
         self._jobs: deque[_Job] = deque()
         self._messages = self._bytes = 0
-        self._pool = Pool(1, "netra-writer", wrap=store.in_own_thread, at_end=store.leave_thread)
+        self._pool = Pool(threads, "netra-writer", wrap=store.in_own_thread, at_end=store.leave_thread)
 
     def submit(self, drafts: Sequence[Draft], policies: Mapping[str, Policy]) -> Future[list[Appended]]:
         """Append these drafts, all or none; the future gives what ``Store.append`` returns or raises.
 
         Never blocks. A future that is cancelled before its batch begins leaves nothing behind; after that, the
-        drafts may have been appended. Raises StoreUnavailable when too much is waiting already.
+        drafts may have been appended. Raises StoreUnavailable when too much is waiting already, RuntimeError after
+        ``close``.
         """
         job = _Job(drafts, policies, sum(draft.payload.size for draft in drafts))
         with self._lock:
@@ -62,8 +75,22 @@ class BatchingWriter:
             self._jobs.append(job)
             self._messages += len(drafts)
             self._bytes += job.size
-        self._pool.submit(self._write_batch)
+        try:
+            self._pool.submit(self._write_batch)
+        except RuntimeError:
+            if self._withdraw(job):
+                raise
         return job.future
+
+    def _withdraw(self, job: _Job) -> bool:
+        """Take a job back. False: a batch has it already, and will answer it."""
+        with self._lock:
+            if job not in self._jobs:
+                return False
+            self._jobs.remove(job)
+            self._messages -= len(job.drafts)
+            self._bytes -= job.size
+        return True
 
     def run(self, work: Callable[[], Result]) -> Future[Result]:
         """Have other short work on the store done in the writer's thread, in turn."""
@@ -90,9 +117,12 @@ class BatchingWriter:
         jobs: list[_Job] = []
         messages = size = 0
         with self._lock:
-            while self._jobs and (not jobs or (messages < BATCH_MESSAGES and size < BATCH_BYTES)):
-                job = self._jobs.popleft()
-                jobs.append(job)
+            while self._jobs:
+                job = self._jobs[0]
+                fits = messages + len(job.drafts) <= self._batch_messages and size + job.size <= BATCH_BYTES
+                if jobs and not fits:
+                    break
+                jobs.append(self._jobs.popleft())
                 messages, size = messages + len(job.drafts), size + job.size
             self._messages -= messages
             self._bytes -= size
@@ -113,15 +143,37 @@ class BatchingWriter:
                 job.future.set_exception(error)
 
 
-_writer = PerProcess(lambda: BatchingWriter(current_store()))
+_plain = PerProcess(lambda: BatchingWriter(current_store()))
+_keyed = PerProcess(lambda: BatchingWriter(current_store(), threads=KEYED_THREADS, batch_messages=1))
 
 
-def current_writer() -> BatchingWriter:
-    """The process's writer for the store that the settings name, made on first use."""
-    return _writer.get()
+_groups = PerProcess(lambda: BatchingWriter(current_store(), threads=GROUP_THREADS))
+
+
+def current_group_writer() -> BatchingWriter:
+    """The process's threads for groups, which may wait for others' transactions, or write much: use ``run``."""
+    return _groups.get()
+
+
+def current_writer(keyed: bool = False) -> BatchingWriter:
+    """The process's writer for the store of the settings, made on first use. ``keyed``: for drafts with a key."""
+    return (_keyed if keyed else _plain).get()
 
 
 def close(timeout_seconds: float) -> bool:
-    """Write what was submitted and end the thread; the next use makes a new one."""
-    writer = _writer.take()
-    return writer is None or writer.close(timeout_seconds)
+    """Write what was submitted, within about this time, and end the threads; the next use makes new ones."""
+    deadline = time.monotonic() + timeout_seconds
+    writers = [writer for lane in (_plain, _keyed, _groups) if (writer := lane.take()) is not None]
+    for writer in writers:
+        writer.close(0)  # they finish side by side
+    ended = [writer.close(max(0.0, deadline - time.monotonic())) for writer in writers]
+    return all(ended)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    """What was submitted still goes into the store that it was meant for."""
+    if setting == conf.SETTING:
+        close(0)
+
+
+setting_changed.connect(_forget, dispatch_uid="netra_queue.stores.batching")

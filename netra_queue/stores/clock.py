@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 REFRESH_SECONDS = 60.0
 
@@ -14,21 +13,19 @@ class DatabaseClock:
     """Tells the time that ``ask`` tells, asking once a minute and counting on with the monotonic clock in between.
 
     Servers' clocks that differ, or that are set while the process runs, do not reach expiry or heartbeats this way.
-    Thread-safe.
+    Thread-safe, and without a lock that a fork could find held.
     """
 
     def __init__(self, ask: Callable[[], datetime]) -> None:
         self._ask = ask
-        self._lock = threading.Lock()
-        self._base = datetime.min.replace(tzinfo=UTC)
-        self._asked_at = -REFRESH_SECONDS
+        self._known: tuple[datetime, float] | None = None  # what was answered, and when by the monotonic clock
 
     def now(self) -> datetime:
-        elapsed = time.monotonic() - self._asked_at
-        if elapsed >= REFRESH_SECONDS:
-            base = self._ask()
-            with self._lock:
-                self._base, self._asked_at = base, time.monotonic()
-            return base
-        with self._lock:
-            return self._base + timedelta(seconds=time.monotonic() - self._asked_at)
+        if self._known is not None:
+            base, asked_at = self._known
+            elapsed = time.monotonic() - asked_at
+            if elapsed < REFRESH_SECONDS:
+                return base + timedelta(seconds=elapsed)
+        base = self._ask()
+        self._known = base, time.monotonic()
+        return base

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
-from django.db import Error, InterfaceError, OperationalError, connections, transaction
+from django.db import Error, InterfaceError, InternalError, OperationalError, connections, transaction
 
 from ..exceptions import StoreUnavailable
 from ..models import ServerProcess
@@ -18,6 +19,8 @@ Result = TypeVar("Result")
 ATTEMPTS = 5
 # PostgreSQL: serialization failure, deadlock. MySQL: deadlock, lock wait timeout. SQLite says it in words.
 _TRANSIENT_CODES = {"40001", "40P01", 1213, 1205, 1020}
+# What a former primary answers after a failover. The last two of MySQL: read-only transaction, read-only mode.
+_READ_ONLY_CODES = {"25006", 1290, 1792, 1836}
 
 
 def is_in_transaction(using: str) -> bool:
@@ -30,33 +33,64 @@ def own_transaction(using: str, *, savepoint: bool = False) -> Iterator[None]:
     """A transaction of ours, or the caller's if there is one; with ``savepoint``, an error in it undoes only our part.
 
     SQLite fails at once, whatever its timeout, when a transaction that began by reading wants to write after another
-    one has written. So ours begins with a write there, even though it changes nothing.
+    one has written. So ours begins with a write there, even though it changes nothing. Elsewhere ours has to see what
+    others have committed meanwhile, whatever the project's own transactions see.
     """
     is_outermost = not is_in_transaction(using)
     with transaction.atomic(using=using, savepoint=savepoint):
         if is_outermost and connections[using].vendor == "sqlite":
             ServerProcess.objects.using(using).filter(pk="").update(pid=0)
+        elif is_outermost and foreign_isolation(using) is not None:
+            with connections[using].cursor() as cursor:  # on all of them, this has to be a transaction's first word
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         yield
 
 
-def run(using: str, work: Callable[[], Result]) -> Result:
-    """Do ``work``; unless it is part of the caller's transaction, repeat it after a deadlock, a busy database, or a
-    connection that turned out to be dead.
+def foreign_isolation(using: str) -> str | None:
+    """The isolation level that the database's OPTIONS ask for; None: READ COMMITTED, or SQLite."""
+    connection = connections[using]
+    options = connection.settings_dict.get("OPTIONS", {})
+    if connection.vendor not in ("postgresql", "mysql") or "isolation_level" not in options:
+        return None
+    level = options["isolation_level"]
+    if not level:
+        return "the server's default"  # REPEATABLE READ on MariaDB and MySQL, unless somebody changed it
+    name = str(getattr(level, "name", level)).lower().replace("_", " ")  # psycopg has an enum of numbers
+    return None if name in ("read committed", "2") else name
 
-    A repeated append whose first commit was not answered may store a message twice, under the same id: clients drop
-    such repeats. Raises StoreUnavailable when the database cannot be reached or stays busy.
+
+def run(using: str, work: Callable[[], Result]) -> Result:
+    """Do ``work``; unless it is part of the caller's transaction, repeat it after a deadlock, a busy database, or on a
+    new connection when the one it had turned out to be dead or, after a failover, read-only.
+
+    What a first attempt has committed without getting an answer, a repeated one does again: work that must not be done
+    twice has to look for that (``append`` does). Raises StoreUnavailable when the database cannot be reached, cannot be
+    written, or stays busy.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        before = connections[using].connection
+        before: object = None
         try:
+            if not is_in_transaction(using):
+                connections[using].ensure_connection()
+            before = connections[using].connection
             return work()
-        except (OperationalError, InterfaceError) as error:
-            was_dead = not is_in_transaction(using) and _was_dead(using, before)
-            may_repeat = _is_transient(error) or (was_dead and attempt == 1)
+        except (OperationalError, InterfaceError, InternalError) as error:
+            if isinstance(error, InternalError) and not _is_read_only(error):
+                raise
+            is_lost = not is_in_transaction(using) and _has_lost_connection(using, before, error)
+            may_repeat = is_lost or _is_transient(error)
             if is_in_transaction(using) or attempt == ATTEMPTS or not may_repeat:
                 raise StoreUnavailable(str(error).strip()) from error
             time.sleep(random.uniform(0, 0.02 * 2**attempt))
     raise AssertionError("unreachable")
+
+
+def afterwards(using: str, work: Callable[[], object]) -> None:
+    """Have ``work`` done once the caller's transaction has committed, on its own account.
+
+    It is repeated as ``run`` does; an error reaches the log only. If the process ends before that, it is never done.
+    """
+    transaction.on_commit(partial(run, using, work), using=using, robust=True)
 
 
 def drop_dead_connection(using: str) -> bool:
@@ -68,17 +102,30 @@ def drop_dead_connection(using: str) -> bool:
     return True
 
 
-def _was_dead(using: str, before: object) -> bool:
-    """Whether the connection that the thread had is gone: replaced in Django's rollback, or unusable and closed here."""
-    if before is None:
-        return False
-    return connections[using].connection is not before or drop_dead_connection(using)
+def _has_lost_connection(using: str, before: object, error: Error) -> bool:
+    """Whether the thread had this connection and cannot go on with it; it is closed then, here or in Django's rollback.
+
+    A pool may hand out several dead ones, one after the other.
+    """
+    if before is not None and connections[using].connection is not before:
+        return True
+    if _is_read_only(error):
+        connections[using].close()
+        return True
+    return drop_dead_connection(using)
+
+
+def _code(error: Error) -> object:
+    cause = error.__cause__
+    return getattr(cause, "sqlstate", None) or (cause.args[0] if cause is not None and cause.args else None)
 
 
 def _is_transient(error: Error) -> bool:
-    cause = error.__cause__
-    code = getattr(cause, "sqlstate", None) or (cause.args[0] if cause is not None and cause.args else None)
-    return code in _TRANSIENT_CODES or "database is locked" in str(error) or "table is locked" in str(error)
+    return _code(error) in _TRANSIENT_CODES or "database is locked" in str(error) or "table is locked" in str(error)
+
+
+def _is_read_only(error: Error) -> bool:
+    return _code(error) in _READ_ONLY_CODES
 
 
 def in_own_thread(using: str, work: Callable[[], Result]) -> Result:
@@ -89,6 +136,7 @@ def in_own_thread(using: str, work: Callable[[], Result]) -> Result:
     try:
         return work()
     finally:
+        connection.queries_log.clear()  # with DEBUG, Django keeps 9,000 statements with their payloads
         if "pool" in connection.settings_dict.get("OPTIONS", {}):
             connection.close()
         elif connection.errors_occurred:

@@ -2,127 +2,121 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
-from typing import TypeVar
 
-from django.db import connections
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import Case, Count, Sum, Value, When
 
-from ..core.message import LossReason, Priority
-from ..core.policy import Candidate, Overflow, Policy, choose_victims
+from ..core.message import Fate, Priority
+from ..core.policy import Candidate, Growth, Overflow, Policy, choose_victims
 from ..exceptions import QueueFull
-from ..models import Loss, Message, Queue, queue_id
+from ..models import Message, Queue, new_queue, queue_id
+from .removal import remove
+from .rows import CHUNK, Held, lock, lock_queues
 
-Item = TypeVar("Item")
-CHUNK = 500  # ids in one statement: below every database's limit of parameters
-SLACK = 64  # messages that concurrent senders may add unseen before they are made to take turns
-
-
-def chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
+FIRST_STEP = 16  # candidates looked at first: most often one has to go
 
 
-def skipping_locked(rows: QuerySet[Message], using: str) -> QuerySet[Message]:
-    """Lock these rows, in their order, without those that another transaction holds: no waiting, so no deadlock."""
-    has_skip = connections[using].features.has_select_for_update_skip_locked
-    return rows.select_for_update(skip_locked=has_skip)
+def expire_queues(using: str, queues: Collection[int], now: datetime) -> int:
+    """Remove and count the expired messages of these queues. In the caller's transaction.
 
-
-def delete(using: str, positions: Iterable[int]) -> int:
-    """Delete messages by primary key, in ascending order."""
-    removed = 0
-    for chunk in chunks(sorted(positions)):
-        removed += Message.objects.using(using).filter(pk__in=chunk)._raw_delete(using)
-    return removed
-
-
-def record_losses(using: str, reason: LossReason, lost: Iterable[tuple[int, int]], now: datetime) -> None:
-    """Count messages that were removed, given as pairs of queue id and priority."""
-    rows = [
-        Loss(queue_id=queue, reason=reason.value, priority=priority, count=count, since=now)
-        for (queue, priority), count in sorted(Counter(lost).items())
-    ]
-    if rows:
-        Loss.objects.using(using).bulk_create(rows)
-
-
-def expire_queue(using: str, queue: int, now: datetime) -> int:
-    """Remove and count the expired messages of one queue. In the caller's transaction."""
-    due = Message.objects.using(using).filter(queue_id=queue, expires_at__lte=now).order_by("id")
-    rows = list(skipping_locked(due, using).values_list("id", "priority"))
-    delete(using, [position for position, _ in rows])
-    record_losses(using, LossReason.EXPIRED, [(queue, priority) for _, priority in rows], now)
-    return len(rows)
+    Looked for without locks: MariaDB and MySQL would lock the next message to expire as well, whoever's it is. And with
+    CASE, so that no database looks at what has expired elsewhere.
+    """
+    is_due = Case(When(expires_at__lte=now, then=Value(True)), default=Value(False))
+    rows = Message.objects.using(using).filter(queue_id__in=list(queues)).alias(is_due=is_due).filter(is_due=True)
+    return remove(using, lock(using, rows.values_list("id", flat=True)).values(), Fate.EXPIRED, now)
 
 
 def enforce(
-    using: str, added: Mapping[str, int], policies: Mapping[str, Policy], now: datetime, *, exact: bool
+    using: str, added: Mapping[str, Growth], policies: Mapping[str, Policy], now: datetime, *, exact: bool
 ) -> set[int]:
-    """Bring these queues within their limits. ``added``: how many messages this transaction has just inserted in each.
+    """Bring these queues within their limits. ``added``: what this transaction has just inserted in each.
 
     Returns the positions that had to go. Raises QueueFull where the policy rejects. ``exact``: take turns with other
-    senders (a row lock per queue, in order of id) where together they could exceed a limit.
+    senders (a row lock per queue) where together they could exceed a limit.
     """
     ids = {queue_id(name): name for name in added}
-    totals = _totals(using, ids)
+    found = totals(using, ids)
     if exact:
-        near = [
-            id for id, name in ids.items() if policies[name].is_near_full(*totals[id], slack=max(SLACK, added[name]))
-        ]
+        near = [id for id, name in ids.items() if policies[name].is_near_full(*found[id], added=added[name])]
         if near:
             _take_turns(using, {id: ids[id] for id in near}, now)
-            totals |= _totals(using, near)
+            found |= totals(using, near)
     removed: set[int] = set()
     for id, name in ids.items():
-        if policies[name].is_full(*totals[id]):
+        if policies[name].is_full(*found[id]):
             removed |= _make_room(using, id, name, policies[name], now)
     return removed
 
 
 def _take_turns(using: str, queues: Mapping[int, str], now: datetime) -> None:
-    """Lock the rows of these queues, in the order of their ids; rows that are missing are made."""
-    rows = Queue.objects.using(using).filter(pk__in=list(queues)).order_by("pk").select_for_update()
-    locked = set(rows.values_list("pk", flat=True))
-    missing = [Queue(id=id, name=queues[id], created_at=now, idle_since=now) for id in sorted(queues.keys() - locked)]
+    """Lock the rows of these queues; rows that are missing are made."""
+    missing = queues.keys() - lock_queues(using, queues.values())
     if missing:
-        Queue.objects.using(using).bulk_create(missing, ignore_conflicts=True)
-        list(rows.values_list("pk", flat=True))
+        rows = [new_queue(queues[id], now) for id in sorted(missing)]
+        Queue.objects.using(using).bulk_create(rows, ignore_conflicts=True)
+        lock_queues(using, queues.values())
 
 
-def _totals(using: str, queues: Collection[int]) -> dict[int, tuple[int, int]]:
+def totals(using: str, queues: Collection[int]) -> dict[int, tuple[int, int]]:
     rows = Message.objects.using(using).filter(queue_id__in=list(queues)).values_list("queue_id").order_by()
     found = {id: (count, size) for id, count, size in rows.annotate(Count("id"), Sum("size"))}
     return {id: found.get(id, (0, 0)) for id in queues}
 
 
 def _make_room(using: str, id: int, name: str, policy: Policy, now: datetime) -> set[int]:
-    expire_queue(using, id, now)
-    messages, size = _totals(using, [id])[id]
+    expire_queues(using, [id], now)
+    messages, size = totals(using, [id])[id]
     if not policy.is_full(messages, size):
         return set()
     if policy.overflow is Overflow.REJECT:
         raise QueueFull(
             name, messages=messages, limit_messages=policy.max_messages, size=size, limit_bytes=policy.max_bytes
         )
-    victims = choose_victims(_candidates(using, id, policy.overflow), policy, messages=messages, size=size)
-    delete(using, [victim.position for victim in victims])
-    record_losses(using, LossReason.DROPPED, [(id, victim.priority) for victim in victims], now)
-    return {victim.position for victim in victims}
+    return drop_surplus(using, id, policy, messages, size, now)
+
+
+def drop_surplus(using: str, id: int, policy: Policy, messages: int, size: int, now: datetime) -> set[int]:
+    """Remove what is too much of ``messages`` and ``size`` bytes, by the order of the policy's overflow.
+
+    Returns the positions.
+    """
+    victims = _take_victims(using, id, policy, messages, size)
+    remove(using, victims.values(), Fate.DROPPED, now)
+    return set(victims)
+
+
+def _take_victims(using: str, id: int, policy: Policy, messages: int, size: int) -> dict[int, Held]:
+    """Choose and lock what has to go, and nothing else: a row that is only looked at stays free for acks and senders.
+
+    For a victim that another transaction holds, the next one in order goes; one that is gone needs no replacement.
+    """
+    candidates = _candidates(using, id, policy.overflow)
+    taken: dict[int, Held] = {}
+    freed = 0
+    while victims := choose_victims(candidates, policy, messages=messages, size=size):
+        mine = lock(using, [victim.position for victim in victims])
+        taken |= mine
+        freed += sum(victim.size for victim in victims if victim.position in mine)
+        if len(mine) == len(victims):
+            break
+        messages, size = totals(using, [id])[id]
+        messages, size = messages - len(taken), size - freed
+    return taken
 
 
 def _candidates(using: str, id: int, overflow: Overflow) -> Iterator[Candidate]:
-    """The queue's messages in removal order, fetched in steps, each an index scan."""
+    """The queue's messages in removal order, fetched in steps, each an index scan. Locks nothing."""
     order = "id" if overflow is Overflow.DROP_OLDEST else "-id"
     for priority in reversed(Priority):
         rows = Message.objects.using(using).filter(queue_id=id, priority=priority).order_by(order)
         last: int | None = None
+        length = FIRST_STEP
         while True:
             beyond = rows if last is None else rows.filter(**{"id__gt" if order == "id" else "id__lt": last})
-            step = list(skipping_locked(beyond, using).values_list("id", "size")[:CHUNK])
+            step = list(beyond.values_list("id", "size")[:length])
             yield from (Candidate(position, priority, size) for position, size in step)
-            if len(step) < CHUNK:
+            if len(step) < length:
                 break
-            last = step[-1][0]
+            last, length = step[-1][0], CHUNK

@@ -8,10 +8,14 @@ from datetime import datetime
 
 from django.db.models import Count, Exists, Min, OuterRef, Q, Sum
 
-from ..models import LiveConnection, Message, Queue, ServerProcess, UsedKey
+from ..models import Body, DeadLetter, LiveConnection, Message, Queue, ServerProcess
+from . import collapsing, watching
 from .base import Due, Overview, QueueStat
+from .devices import old_lines
 from .presence import lease
-from .upkeep import idle_queues
+from .removal import unused_bodies
+from .rows import chunks
+from .upkeep import idle_queues, run_out
 
 
 def due(using: str, limit: int, now: datetime) -> Due:
@@ -20,12 +24,17 @@ def due(using: str, limit: int, now: datetime) -> Due:
     is_dead = Exists(servers.filter(heartbeat_at__lte=lease(now)))
     is_orphan = ~Exists(servers) & Q(connected_at__lte=lease(now))
     gone = LiveConnection.objects.using(using).filter(is_dead | is_orphan)
-    keys = UsedKey.objects.using(using).filter(expires_at__lte=now).order_by("expires_at")
+    old = Body.objects.using(using).filter(expires_at__lte=now).order_by("expires_at").values_list("pk", flat=True)
+    letters = DeadLetter.objects.using(using).filter(keep_until__lte=now).order_by("keep_until")
     return Due(
         expired=expired[:limit].count(),
         connections=gone[:limit].count(),
+        lines=len(old_lines(using, limit, now)),
         idle_queues=idle_queues(using, now)[:limit].count(),
-        keys=keys[:limit].count(),
+        keys=min(limit, sum(rows[:limit].count() for rows in run_out(using, now))),
+        undelivered=watching.all_due(using, now)[:limit].count(),
+        bodies=sum(len(unused_bodies(using, chunk)) for chunk in chunks(list(old[:limit]))),
+        letters=letters[:limit].count(),
     )
 
 
@@ -65,4 +74,8 @@ def _named(using: str, stats: Sequence[QueueStat]) -> tuple[QueueStat, ...]:
     """The same under their queues' names; a queue that is not known (yet) is named by ``#`` and its id."""
     known = Queue.objects.using(using).filter(pk__in=[int(stat.queue) for stat in stats])
     names = {str(id): name for id, name in known.values_list("id", "name")}
-    return tuple(replace(stat, queue=names.get(stat.queue, f"#{stat.queue}")) for stat in stats)
+    superseded = collapsing.superseded(using, [int(stat.queue) for stat in stats])
+    return tuple(
+        replace(stat, queue=names.get(stat.queue, f"#{stat.queue}"), superseded=superseded.get(int(stat.queue), 0))
+        for stat in stats
+    )

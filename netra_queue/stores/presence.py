@@ -3,58 +3,91 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.db.models import Exists, OuterRef
 
 from .. import conf
-from ..core.message import Losses, LossReason, Priority
+from ..core.message import Losses, LossReason, Priority, base_of
 from ..core.policy import Policy
 from ..exceptions import InvalidMessage
-from ..models import LiveConnection, Loss, Message, Queue, ServerProcess, queue_id
-from .base import Opened, Presence, Server
+from ..models import LiveConnection, Loss, Message, Queue, ServerProcess, new_queue, queue_id
+from . import devices, lingers
+from .base import MISSED_HEARTBEATS, Opened, Presence, Server
 from .connecting import own_transaction
-from .limits import chunks, expire_queue
-
-MISSED_HEARTBEATS = 3
+from .limits import expire_queues
+from .rows import chunks, lock_queues
 
 
 def lease(now: datetime) -> datetime:
-    """A server whose heartbeat is older than this is dead."""
+    """A server whose heartbeat is not younger than this is dead."""
     return now - timedelta(seconds=MISSED_HEARTBEATS * conf.get("SERVER_HEARTBEAT_SECONDS"))
 
 
 def attach(using: str, presence: Presence, policy: Policy, now: datetime) -> Opened:
-    id = queue_id(presence.queue)
-    queue = Queue(id=id, name=presence.queue, policy=presence.policy, created_at=now, seen_at=now, idle_since=now)
+    line, id = presence.queue, queue_id(presence.queue)
     connection = LiveConnection(
         id=presence.id, queue_id=id, server_id=presence.server.id, client=presence.client, connected_at=now
     )
     with own_transaction(using):
-        known = Queue.objects.using(using).filter(pk=id, name=presence.queue)
-        changes = {"policy": presence.policy, "seen_at": now, "idle_since": now}
-        if not known.update(**changes):
-            Queue.objects.using(using).bulk_create([queue], ignore_conflicts=True)
-            if not known.update(**changes):
-                raise InvalidMessage("queue name", expected="one with an id of its own", got=presence.queue)
+        _note(using, base_of(line), presence.policy, now, is_seen=base_of(line) == line)
+        if base_of(line) != line:
+            devices.arrive(using, line, policy, now)
+            _note(using, line, presence.policy, now, is_seen=True)
         LiveConnection.objects.using(using).bulk_create([connection], ignore_conflicts=True)
-        expire_queue(using, id, now)
+        expire_queues(using, [id], now)
         waiting = Message.objects.using(using).filter(queue_id=id)[: policy.max_messages].count()
-        lost = losses(using, {id: presence.queue}).get(presence.queue, Losses())
-    return Opened(waiting, lost, now)
+        lost = losses(using, {id: line}).get(line, Losses())
+        lingering = lingers.take(using, id)
+    return Opened(waiting, lost, now, lingering)
+
+
+def _note(using: str, name: str, policy: str, now: datetime, *, is_seen: bool) -> None:
+    """A client has come to this queue or line, or (not ``is_seen``) to a line of it."""
+    known = Queue.objects.using(using).filter(pk=queue_id(name), name=name)
+    changes = {"policy": policy, "idle_since": now, **({"seen_at": now} if is_seen else {})}
+    if not known.update(**changes):
+        Queue.objects.using(using).bulk_create([new_queue(name, now)], ignore_conflicts=True)
+        if not known.update(**changes):
+            raise InvalidMessage("queue name", expected="one with an id of its own", got=name)
 
 
 def detach(using: str, presences: Collection[Presence], now: datetime) -> None:
-    queues = sorted({queue_id(presence.queue) for presence in presences})
+    """The queues' rows first, as ``attach`` and ``linger`` do."""
     ids = sorted(presence.id for presence in presences)
     with own_transaction(using):
+        _see(using, {presence.queue for presence in presences}, now)
         LiveConnection.objects.using(using).filter(pk__in=ids)._raw_delete(using)
-        for chunk in chunks(queues):
-            rows = Queue.objects.using(using).filter(pk__in=chunk).order_by("pk").select_for_update()
-            Queue.objects.using(using).filter(pk__in=list(rows.values_list("pk", flat=True))).update(
-                seen_at=now, idle_since=now
-            )
+        lingers.remove(using, ids)
+
+
+def linger(using: str, stays: Sequence[tuple[Presence, float]], now: datetime) -> set[str]:
+    """The queues' rows first, as ``attach`` does: whichever of the two comes second sees what the first one did."""
+    ids = sorted(presence.id for presence, _ in stays)
+    by_queue = {queue_id(presence.queue): (presence, seconds) for presence, seconds in stays}
+    with own_transaction(using):
+        _see(using, {presence.queue for presence, _ in stays}, now)
+        LiveConnection.objects.using(using).filter(pk__in=ids)._raw_delete(using)
+        for chunk in chunks(sorted(by_queue)):
+            live = LiveConnection.objects.using(using).filter(queue_id__in=chunk, server__heartbeat_at__gt=lease(now))
+            for id in live.values_list("queue_id", flat=True):
+                by_queue.pop(id, None)
+        lingers.insert(using, by_queue, now)
+    return {presence.id for presence, _ in by_queue.values()}
+
+
+def _see(using: str, lines: Collection[str], now: datetime) -> None:
+    """Note that the clients of these lines were here until now, and hold the rows.
+
+    A line that was forgotten while it was connected stays forgotten.
+    """
+    used = {queue_id(line) for line in lines}
+    mine = lock_queues(using, {*lines, *map(base_of, lines)})
+    for chunk in chunks(sorted(mine)):
+        Queue.objects.using(using).filter(pk__in=chunk).update(idle_since=now)
+        seen = Queue.objects.using(using).filter(pk__in=used.intersection(chunk), seen_at__isnull=False)
+        seen.update(seen_at=now)
 
 
 def losses(using: str, queues: Mapping[int, str], told: Collection[int] = ()) -> dict[str, Losses]:
@@ -94,18 +127,34 @@ def heartbeat(using: str, server: Server, now: datetime) -> bool:
 def retire(using: str, server: Server) -> None:
     with own_transaction(using):
         LiveConnection.objects.using(using).filter(server_id=server.id)._raw_delete(using)
+        lingers.remove_of_server(using, server.id)
         ServerProcess.objects.using(using).filter(pk=server.id)._raw_delete(using)
 
 
 def reap(using: str, now: datetime) -> int:
-    """Connections first, then the server: a reaper that dies in between leaves work for the next one, not orphans."""
-    dead = ServerProcess.objects.using(using).filter(heartbeat_at__lte=lease(now)).order_by("pk")
-    removed = 0
-    for server in list(dead.values_list("pk", flat=True)):
-        with own_transaction(using):
-            removed += LiveConnection.objects.using(using).filter(server_id=server)._raw_delete(using)
-            dead.filter(pk=server).order_by()._raw_delete(using)
-    return removed + _reap_orphans(using, now)
+    lingers.remove_over(using, now)
+    return sum(_reap_server(using, server, now) for server in _dead(using, now)) + _reap_orphans(using, now)
+
+
+def _dead(using: str, now: datetime) -> list[str]:
+    dead = ServerProcess.objects.using(using).filter(heartbeat_at__lte=lease(now))
+    return list(dead.order_by("pk").values_list("pk", flat=True))
+
+
+def _reap_server(using: str, server: str, now: datetime) -> int:
+    """The server first, if it still counts as dead, then its connections: all in one transaction.
+
+    A heartbeat in between waits for it, finds the server gone, and the server attaches its connections again.
+    """
+    with own_transaction(using):
+        if not ServerProcess.objects.using(using).filter(pk=server, heartbeat_at__lte=lease(now))._raw_delete(using):
+            return 0
+        connections = LiveConnection.objects.using(using).filter(server_id=server).order_by("pk")
+        removed = 0
+        for chunk in chunks(list(connections.values_list("pk", flat=True))):
+            removed += LiveConnection.objects.using(using).filter(pk__in=chunk)._raw_delete(using)
+        lingers.remove_of_server(using, server)
+        return removed
 
 
 def _reap_orphans(using: str, now: datetime) -> int:
@@ -114,5 +163,5 @@ def _reap_orphans(using: str, now: datetime) -> int:
     orphans = LiveConnection.objects.using(using).filter(~Exists(servers), connected_at__lte=lease(now))
     removed = 0
     for chunk in chunks(list(orphans.order_by("pk").values_list("pk", flat=True))):
-        removed += LiveConnection.objects.using(using).filter(pk__in=chunk)._raw_delete(using)
+        removed += orphans.filter(pk__in=chunk)._raw_delete(using)
     return removed

@@ -23,11 +23,12 @@ from netra_queue import testing
 from netra_queue.management.scenarios import server as servers
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
+from netra_queue.stores import current_store
 from netra_queue.stores.database import DatabaseStore
 from project.environment import channel_layers
 from tests.settings import MISSING, REDIS_URL
 from tests.settings import SERVERS as URLS
-from tests.waiting import wait_until
+from tests.waiting import await_until, wait_until
 
 Result = TypeVar("Result")
 
@@ -42,6 +43,7 @@ class MariadbStore(DatabaseStore):
         super().__init__("mariadb")
 
 
+APPLICATION = "tests.server.consumers.application"
 STORES = {
     "default": "netra_queue.stores.database.DatabaseStore",
     "postgresql": f"{__name__}.PostgresqlStore",
@@ -55,22 +57,50 @@ class World:
 
     environment: dict[str, str]
     log: Path
+    may_log_errors: bool = False  # the test makes consumers raise
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def start(self, kind: str = "daphne", **overrides: Any) -> Server:
+    def start(self, kind: str = "daphne", *, application: str = APPLICATION, **overrides: Any) -> Server:
         """A server; ``overrides`` are keys of NETRA_QUEUE."""
         environment = {**self.environment, servers.OVERRIDES: json.dumps(overrides)}
         output = self.stack.enter_context(self.log.open("ab"))
-        return self.stack.enter_context(servers.running(kind, environment=environment, log=output))
+        running = servers.running(kind, application=application, environment=environment, log=output)
+        return self.stack.enter_context(running)
 
     def client(
-        self, server: Server, queue: str = "", *, policy: str = "default", consumer: str = "async", **options: Any
+        self,
+        server: Server,
+        queue: str = "",
+        *,
+        policy: str = "default",
+        consumer: str = "async",
+        query: str = "",
+        **options: Any,
     ) -> Client:
-        return Client(server.url(queue or new_queue(), policy, consumer), **options)
+        return Client(server.url(queue or new_queue(), policy, consumer) + query, **options)
 
 
 def new_queue() -> str:
     return f"test.{os.urandom(8).hex()}"
+
+
+def distinct(client: Client) -> list[Any]:
+    """What it has received, without repeats: an ack may still be on its way when the other process reads."""
+    return list({message["id"]: message["data"] for message in client.received}.values())
+
+
+async def live(client: Client) -> None:
+    """The replay has caught up."""
+    await client.until(lambda: bool(client.frames("netra.live")))
+
+
+async def holds(queue: str, count: int, seconds: float = 10) -> None:
+    """The store has so many messages of this queue."""
+
+    async def has_them() -> bool:
+        return (await sync_to_async(current_store().stat)(queue)).messages == count
+
+    await await_until(has_them, seconds)
 
 
 def play(work: Coroutine[Any, Any, Result]) -> Result:
@@ -118,7 +148,7 @@ def make_world(settings: Any, tmp_path: Path) -> Iterator[Callable[..., World]]:
     for world in worlds:
         world.stack.close()
         text = world.log.read_text() if world.log.exists() else ""
-        assert "Traceback" not in text, text
+        assert world.may_log_errors or "Traceback" not in text, text
 
 
 @pytest.fixture

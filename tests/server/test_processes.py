@@ -9,17 +9,12 @@ from collections.abc import Callable
 import pytest
 
 import netra_queue
-from netra_queue.management.scenarios.client import Client
 from tests.conftest import CONCURRENT_DATABASES_HERE, needs_redis
-from tests.server.conftest import Redis, World, new_queue, play
+from tests.server.conftest import Redis, World, distinct, live, new_queue, play
 from tests.settings import REDIS_URL
 
 ON_POSTGRESQL = CONCURRENT_DATABASES_HERE[:1]
 NEVER = 3600  # a poll interval that no test lives to see
-
-
-async def live(client: Client) -> None:
-    await client.until(lambda: bool(client.frames("netra.live")))
 
 
 @needs_redis
@@ -56,11 +51,12 @@ def test_reconnect_to_the_other_process(make_world: Callable[..., World], alias:
             await client.connect((first, second)[cycle % 2].url(queue))
             await live(client)
             await netra_queue.asend(queue, [cycle, "live"])
-            await client.take(2 * cycle + 1)
+            await client.until(lambda cycle=cycle: len(distinct(client)) > 2 * cycle)
             await client.disconnect()
             await netra_queue.asend(queue, [cycle, "away"])
         await client.connect(first.url(queue))
-        assert await client.take(12) == [[cycle, when] for cycle in range(6) for when in ("live", "away")]
+        await client.until(lambda: len(distinct(client)) == 12)
+        assert distinct(client) == [[cycle, when] for cycle in range(6) for when in ("live", "away")]
         await client.disconnect()
 
     play(moves())
@@ -114,14 +110,45 @@ def test_a_server_process_ends_with_messages_in_flight(
         await client.connect(second.url(queue))
         await client.until(lambda: len({m["id"] for m in client.received}) == 300)
         await client.disconnect()
-        firsts = {message["id"]: message["data"] for message in client.received}
-        assert list(firsts.values()) == list(range(300))
+        assert distinct(client) == list(range(300))
 
     async def send_all() -> None:
         for number in range(300):
             await netra_queue.asend(queue, number)
 
     play(survives())
+
+
+@pytest.mark.parametrize("consumer", ["async", "sync"])
+def test_daphne_ends_with_status_0_while_clients_are_connected(sqlite_world: World, consumer: str) -> None:
+    """Without the end that process.close gives its event loop, CPython crashes (signal 11) about every other time."""
+
+    async def serve_and_stop() -> int:
+        server = sqlite_world.start("daphne")
+        clients = [sqlite_world.client(server, consumer=consumer) for _ in range(3)]
+        for client in clients:
+            await client.connect()
+            await live(client)
+        status = await asyncio.to_thread(server.stop)
+        for client in clients:
+            await client.closed()
+        return status
+
+    assert [play(serve_and_stop()) for _ in range(5)] == [0] * 5
+
+
+def test_a_synchronous_consumer_that_is_sending_does_not_hold_up_the_end(sqlite_world: World) -> None:
+    """Its thread waits for an event loop that has been stopped, and Python waits for its threads."""
+
+    async def leave_and_stop() -> int:
+        server = sqlite_world.start("daphne")
+        client = sqlite_world.client(server, consumer="synchooked")
+        await client.connect()
+        await live(client)
+        await client.disconnect()
+        return await asyncio.to_thread(server.stop)
+
+    assert [play(leave_and_stop()) for _ in range(5)] == [0] * 5
 
 
 @needs_redis

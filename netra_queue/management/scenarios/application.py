@@ -86,7 +86,6 @@ CONSUMERS: dict[str, Any] = {
     "synctext": SyncText,
     "users": UsersOnly,
 }
-_applications = {name: consumer.as_asgi() for name, consumer in CONSUMERS.items()}
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -95,4 +94,4 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] != "websocket" or not hmac.compare_digest(token, os.environ[TOKEN]):
         raise DenyConnection
     scope = {**scope, "netra_queue_name": queue, "netra_policy": policy}
-    await _applications[consumer](scope, receive, send)
+    await CONSUMERS[consumer].as_asgi()(scope, receive, send)

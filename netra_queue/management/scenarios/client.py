@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -119,14 +120,18 @@ class Client:
         if frame["type"] != "netra.messages":
             self.control.append(frame)
             if self.acks and (frame.get("lost") or frame["type"] == "netra.lost"):
-                await socket.send(json.dumps({"type": "netra.ack", "seq": 0}))
+                await _ack(socket, 0)
             return
         self.received += frame["messages"]
         if self.acks:
-            last = frame["seq"] + len(frame["messages"]) - 1
-            await socket.send(json.dumps({"type": "netra.ack", "seq": last}))
+            await _ack(socket, frame["seq"] + len(frame["messages"]) - 1)
 
     async def _end(self) -> None:
         if self._reader is not None:
             await self._reader
         self.socket = self._reader = None
+
+
+async def _ack(socket: ClientConnection, seq: int) -> None:
+    with suppress(ConnectionClosed):  # what came before the close is still to be read
+        await socket.send(json.dumps({"type": "netra.ack", "seq": seq}))

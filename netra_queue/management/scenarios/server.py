@@ -1,8 +1,8 @@
 """The server that the scenarios are played against: a process of its own, on a free loopback port.
 
-Run as ``python -m netra_queue.management.scenarios.server daphne|uvicorn PORT`` with the project's settings. A path of
-its sockets is ``/<token>/<consumer>/<policy>/<queue>``; the token, made for one run, keeps strangers on the same
-machine away from queues that the path names.
+Run as ``python -m netra_queue.management.scenarios.server daphne|uvicorn PORT APPLICATION`` with the project's
+settings. A path of its sockets is ``/<token>/<consumer>/<policy>/<queue>``; the token, made for one run, keeps
+strangers on the same machine away from queues that the path names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 
 TOKEN = "NETRA_SCENARIOS_TOKEN"
 OVERRIDES = "NETRA_SCENARIOS_SETTINGS"  # JSON: keys of NETRA_QUEUE that tests want otherwise
+APPLICATION = "netra_queue.management.scenarios.application.application"
 START_SECONDS = 30.0
+STOP_SECONDS = 45.0  # an idle server ends in less than a second; a database that stalls may take its deadlines
 
 POLICIES: dict[str, dict[str, Any]] = {
     f"scenario-{overflow}-{limit}": {"MAX_MESSAGES": limit, "OVERFLOW": overflow}
@@ -32,7 +34,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 
 def configure() -> None:
-    """Add the scenarios' policies to the project's settings, in this process only."""
+    """Add the scenarios' policies and the overrides to the project's settings, in this process only."""
     from django.conf import settings
     from django.core.signals import setting_changed
 
@@ -40,7 +42,8 @@ def configure() -> None:
 
     given = conf.user_settings()
     overrides = json.loads(os.environ.get(OVERRIDES, "{}"))
-    merged = {**given, **overrides, "POLICIES": {**given.get("POLICIES", {}), **POLICIES}}
+    policies = {**given.get("POLICIES", {}), **POLICIES, **overrides.pop("POLICIES", {})}
+    merged = {**given, **overrides, "POLICIES": policies}
     setattr(settings, conf.SETTING, merged)
     setting_changed.send(sender=None, setting=conf.SETTING, value=merged, enter=True)
 
@@ -57,30 +60,29 @@ class Server:
         return f"ws://127.0.0.1:{self.port}/{self.token}/{consumer}/{policy}/{queue}"
 
     def memory_bytes(self) -> int:
-        """What the process has in memory, where the system tells; otherwise 0."""
-        try:
-            with open(f"/proc/{self.process.pid}/statm") as statm:
-                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except OSError:
-            return 0
+        return resident_bytes(self.process.pid)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End the process and wait for it. Returns its exit status."""
+        """End the process and wait for it. Returns its exit status. Raises RuntimeError when it does not end."""
         self.process.send_signal(how)
         try:
-            return self.process.wait(20)
+            return self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            return self.process.wait()
+            self.process.wait()
+            raise RuntimeError(f"the server did not end within {STOP_SECONDS} s of {how.name}") from None
 
 
-def start(kind: str, *, environment: dict[str, str] | None = None, log: Any = None) -> Server:
+def start(
+    kind: str, *, application: str = APPLICATION, environment: dict[str, str] | None = None, log: Any = None
+) -> Server:
     """Start a ``daphne`` or ``uvicorn`` process and wait until it takes connections.
 
-    ``log`` takes the process's output (a file); without it, the output goes where this process's goes.
+    ``application`` is the dotted path of what it serves. ``log`` takes the process's output (a file); without
+    it, the output goes where this process's goes.
     """
     port, token = _free_port(), secrets.token_hex(16)
-    command = [sys.executable, "-m", __name__, kind, str(port)]
+    command = [sys.executable, "-m", __name__, kind, str(port), application]
     process = subprocess.Popen(
         command, env={**os.environ, **(environment or {}), TOKEN: token}, stdout=log, stderr=log, start_new_session=True
     )
@@ -105,6 +107,15 @@ def running(kind: str, **options: Any) -> Iterator[Server]:
             server.stop()
 
 
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory, where the system tells; otherwise 0."""
+    try:
+        with open(f"/proc/{pid}/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -118,13 +129,13 @@ def _takes_connections(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def main(kind: str, port: str) -> None:
+def main(kind: str, port: str, path: str) -> None:
     import django
+    from django.utils.module_loading import import_string
 
     django.setup()
     configure()
-    from .application import application
-
+    application = import_string(path)
     if kind == "uvicorn":
         import uvicorn
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 from django.core.management.base import BaseCommand, CommandParser
 
-NAMES = ("sweep", "stats", "purge", "schedule", "scenarios")
+NAMES = ("sweep", "stats", "purge", "letters", "requeue", "schedule", "scenarios")
 
 
 class Subcommand(Protocol):

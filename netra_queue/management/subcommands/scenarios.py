@@ -7,7 +7,10 @@ import tempfile
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections, router
+from django.db.migrations.executor import MigrationExecutor
 
+from ...models import Message
 from ...testing import shutdown
 
 HELP = "Play the nine scenarios of a lost connection against a server on a free loopback port, on this database."
@@ -26,6 +29,7 @@ def handle(command: BaseCommand, options: dict[str, Any]) -> None:
         from ..scenarios import plays, server
     except ImportError as error:
         raise CommandError(f"{error}: pip install 'netra-queue[scenarios]'") from error
+    _require_tables()
     server.configure()
     names = [name for number, name in enumerate(plays.PLAYS, 1) if options["only"] in (None, number)]
     command.stdout.write(f"{'scenario':<28}" + "".join(f"{column:>14}" for column in COLUMNS) + f"{'seconds':>10}")
@@ -36,6 +40,13 @@ def handle(command: BaseCommand, options: dict[str, Any]) -> None:
         shutdown()
     if failed := sum(bool(result.problems) for result in results):
         raise CommandError(f"{failed} of {len(results)} scenarios do not hold")
+
+
+def _require_tables() -> None:
+    alias = router.db_for_write(Message)
+    executor = MigrationExecutor(connections[alias])
+    if executor.migration_plan(executor.loader.graph.leaf_nodes("netra_queue")):
+        raise CommandError(f"The database {alias!r} lacks tables of netra_queue: run `manage.py migrate` first.")
 
 
 async def _play(command: BaseCommand, names: list[str], stage: Any) -> list[Any]:

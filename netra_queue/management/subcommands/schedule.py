@@ -24,6 +24,7 @@ class Entry:
 ENTRIES = (
     Entry("netra_queue: sweep", "netra_queue.sweep", every_seconds=60, expire_seconds=50),
     Entry("netra_queue: upkeep", "netra_queue.upkeep", every_seconds=300, expire_seconds=240),
+    Entry("netra_queue: hand over", "netra_queue.hand_over", every_seconds=60, expire_seconds=50),
 )
 
 
@@ -35,7 +36,7 @@ def handle(command: BaseCommand, options: dict[str, Any]) -> None:
     if not apps.is_installed("django_celery_beat"):
         raise CommandError(
             "django_celery_beat is not in INSTALLED_APPS. Install netra-queue[beat] and add it, or start the tasks "
-            "netra_queue.sweep and netra_queue.upkeep (or `manage.py netra_queue sweep`) by other means."
+            f"{', '.join(entry.task for entry in ENTRIES)} (or `manage.py netra_queue sweep`) by other means."
         )
     for entry in ENTRIES:
         is_new = not _exists(entry) if options["dry_run"] else _create(entry)

@@ -33,6 +33,7 @@ def as_json(overview: Overview) -> str:
             "messages": stat.messages,
             "size": stat.size,
             "oldest_at": stat.oldest_at.isoformat() if stat.oldest_at else None,
+            "superseded": stat.superseded,
         }
         for stat in overview.largest
     ]
@@ -45,7 +46,11 @@ def as_text(overview: Overview) -> str:
     if not overview.complete:
         lines.append(f"Counted up to {maintenance.COUNT_LIMIT}; sizes and queues below are of the oldest messages.")
     if overview.largest:
-        lines += ["", f"{'messages':>10}{'bytes':>14}  {'oldest':<20}  queue", *map(_row, overview.largest)]
+        lines += [
+            "",
+            f"{'messages':>10}{'bytes':>14}{'superseded':>12}  {'oldest':<20}  queue",
+            *map(_row, overview.largest),
+        ]
     return "\n".join(lines)
 
 
@@ -55,4 +60,4 @@ def _unit(name: str) -> str:
 
 def _row(stat: QueueStat) -> str:
     oldest = stat.oldest_at.strftime("%Y-%m-%d %H:%M:%S") if stat.oldest_at else ""
-    return f"{stat.messages:>10}{stat.size:>14}  {oldest:<20}  {stat.queue}"
+    return f"{stat.messages:>10}{stat.size:>14}{stat.superseded:>12}  {oldest:<20}  {stat.queue}"

@@ -10,7 +10,10 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from ... import maintenance
 
-HELP = "Remove expired messages, connections of dead server processes, idle queues and used-up idempotency keys."
+HELP = (
+    "Remove expired messages, connections of dead server processes, devices that stay away, idle queues, unused "
+    "payloads, keys, receipts and dead letters that have run out; hand over what nobody has acked in time."
+)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -32,16 +35,21 @@ def handle(command: BaseCommand, options: dict[str, Any]) -> None:
     jobs = {
         "expired messages": partial(maintenance.sweep, **in_batches),
         "connections of dead server processes": partial(maintenance.reap, dry_run=dry_run),
-        "idempotency keys that have run out": partial(maintenance.forget_keys, **in_batches),
+        "devices that stay away": partial(maintenance.expire_lines, **in_batches),
+        "keys and receipts that have run out": partial(maintenance.forget_keys, **in_batches),
+        "shared payloads that no message has": partial(maintenance.forget_bodies, **in_batches),
+        "dead letters that were kept long enough": partial(maintenance.forget_letters, **in_batches),
         "idle queues": partial(maintenance.forget_idle, **in_batches),
     }
     for what, job in jobs.items():
         command.stdout.write(report(what, job(), dry_run=dry_run))
+    handed_over = maintenance.hand_over(budget_seconds=options["budget_seconds"], dry_run=dry_run)
+    command.stdout.write(report("unacknowledged messages", handed_over, dry_run=dry_run, done="handed over"))
 
 
-def report(what: str, removal: maintenance.Removal, *, dry_run: bool) -> str:
-    more = "" if removal.finished else (" or more" if dry_run else "; time is over and there are more, run it again")
-    return f"{what}: {removal.count} {'would be ' if dry_run else ''}removed{more}"
+def report(what: str, removal: maintenance.Removal, *, dry_run: bool, done: str = "removed") -> str:
+    more = "" if removal.finished else (" or more" if dry_run else "; there are more, run it again")
+    return f"{what}: {removal.count} {'would be ' if dry_run else ''}{done}{more}"
 
 
 def positive_int(text: str) -> int:

@@ -15,20 +15,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
-from urllib.parse import parse_qs
 
 from django.core.exceptions import PermissionDenied
 
-from . import conf, validation
+from . import conf, groups, validation
+from .cancelling import LoopStopped, on_loop
 from .core import wire
-from .core.connection import Connection, Mode, State
-from .core.message import CLIENT_ID, Message, Priority
+from .core.connection import Connection, Mode
+from .core.message import Message, Priority, line_name
 from .core.wire import SUBPROTOCOL, CloseCode, MalformedFrame
-from .exceptions import NotAuthenticated, StoreUnavailable
+from .exceptions import NotAuthenticated, StoreUnavailable, TooManyDevices
 from .hub import Hub
+from .lingering import Departure
 from .link import Link
+from .parting import Parting
+from .permission import MayDeliver
 from .process import current_hub
 from .stores.base import Presence
 
@@ -39,11 +42,16 @@ INBOX_FRAMES = 32
 CLOSE_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
 STORE_SECONDS = 2.0
+LEAVE_SECONDS = 1.0
+LINGER_CODES = (CloseCode.NOT_RESPONDING, CloseCode.STORE_UNAVAILABLE, CloseCode.RESTART)
 PERSIST_CHOICES = ("on_disconnect", "always")
 
 
-class Session:
-    """The ASGI ``receive`` and ``send`` that a consumer with a queue gets. ``find_queue`` names its queue."""
+class Endpoint:
+    """The ASGI ``receive`` and ``send`` that a consumer with a queue gets. ``find_queue`` names its queue.
+
+    ``may_deliver``: asked what of the queue this client may see; None: all of it.
+    """
 
     def __init__(
         self,
@@ -53,23 +61,52 @@ class Session:
         *,
         find_queue: Callable[[], Awaitable[str | None]],
         choices: Callable[[], tuple[str, str]],
+        find_groups: Callable[[], Collection[str]] = tuple,
+        departure: Departure | None = None,
+        may_deliver: MayDeliver | None = None,
     ) -> None:
         self._scope, self._raw_receive, self._raw_send = scope, receive, send
-        self._find_queue, self._choices = find_queue, choices
+        self._find_queue, self._choices, self._find_groups = find_queue, choices, find_groups
+        self._parting = Parting(departure or Departure())
+        self._may_deliver = may_deliver
         self._hub: Hub | None = None
         self._link: Link | None = None
         self._persist_always = False
+        self._is_closing = False  # the consumer has asked for that
         self._is_over = False  # the socket is gone, or on its way
+        self._closing: asyncio.Task[None] | None = None
         self._inbox: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._room = asyncio.Semaphore(INBOX_FRAMES)
-        self._persisting: list[asyncio.Future[None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._is_opened = asyncio.Event()  # it is known whether the consumer has a queue
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader = self._background(self._read())
+
+    # --- the consumer ------------------------------------------------------------------------------------------
+
+    async def run(self, consumer: Callable[[], Awaitable[None]]) -> None:
+        """Let the consumer live, in a task of its own. Returns when it is over, or lingers: the hub has it then.
+
+        Raises what the consumer raises. Cancelling this cancels a consumer that does not linger.
+        """
+        await self._parting.run(self._live(consumer))
+        if self._parting.lingers:  # the server may stop, or take the socket down, as soon as this returns
+            if self._closing is not None:
+                await asyncio.wait([self._closing])
+            await self._stored()
+
+    async def _live(self, consumer: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await consumer()
+            await self.finish()
+        finally:
+            await self.abandon()
 
     # --- from the client ---------------------------------------------------------------------------------------
 
     async def receive(self) -> Event:
         """The next event that is the consumer's own. Raises what the server's ``receive`` raised."""
+        self._parting.asks_again()
         event = await self._inbox.get()
         if isinstance(event, Exception):
             raise event
@@ -86,10 +123,11 @@ class Session:
                 self._inbox.put_nowait(error)
                 return
             if event["type"] == "websocket.disconnect":
-                self._release(event.get("code"))
-                self._inbox.put_nowait(event)
+                code = event.get("code")
+                self._depart(event, code, may_linger=code != CloseCode.RESTART)  # the server says that of itself
                 return
             if event["type"] == "websocket.receive":
+                await self._is_opened.wait()
                 if self._took(event):
                     continue
                 await self._wait_for_room()
@@ -113,20 +151,27 @@ class Session:
         return frame is not None
 
     async def _wait_for_room(self) -> None:
-        if self._link is not None and self._room.locked():
-            self._link.is_deaf = True
+        link = self._link
+        if link is None or not self._room.locked():
+            await self._room.acquire()
+            return
+        link.is_deaf = True
         await self._room.acquire()
-        if self._link is not None and self._hub is not None:
-            self._link.is_deaf = False
-            self._link.connection.excuse(self._hub.loop.time())
+        link.is_deaf = False
+        link.connection.excuse(self._loop.time())
 
     # --- from the consumer -------------------------------------------------------------------------------------
 
     async def send(self, event: Event) -> None:
-        """Carry out an event of the consumer's.
+        """Carry out an event of the consumer's. May be called on any event loop: a thread of a consumer's has its own.
 
         Raises StoreUnavailable for a frame that could neither be transmitted nor stored.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            try:
+                return await on_loop(self._loop, lambda: self.send(event))
+            except LoopStopped as error:  # Python waits for the consumer's thread at its end
+                raise StoreUnavailable("the server is ending") from error
         kind = event["type"]
         if kind == "websocket.accept":
             await self._accept(event)
@@ -142,19 +187,25 @@ class Session:
             event = {**event, "subprotocol": SUBPROTOCOL}
         await self._raw_send(event)
         try:
-            client = _client_of(self._scope)
+            await self._find_and_open(event)
+        finally:
+            self._is_opened.set()
+
+    async def _find_and_open(self, event: Event) -> None:
+        try:
+            client = wire.client_id(self._scope.get("query_string", b""))
             queue = await self._find_queue()
         except NotAuthenticated as error:
-            await self._refuse(CloseCode.NOT_AUTHENTICATED, str(error))
+            self._refuse(CloseCode.NOT_AUTHENTICATED, str(error))
         except PermissionDenied as error:
-            await self._refuse(CloseCode.NOT_YOUR_QUEUE, str(error) or "not this client's queue")
+            self._refuse(CloseCode.NOT_YOUR_QUEUE, str(error) or "not this client's queue")
         except MalformedFrame as error:
-            await self._refuse(CloseCode.MALFORMED, error.reason)
+            self._refuse(CloseCode.MALFORMED, error.reason)
         else:
-            if queue is not None and not self._is_over:
+            if queue is not None:
                 self._open(queue, client, Mode.PROTOCOL if event.get("subprotocol") == SUBPROTOCOL else Mode.RAW)
 
-    async def _refuse(self, code: CloseCode, reason: str) -> None:
+    def _refuse(self, code: CloseCode, reason: str) -> None:
         logger.info("connection refused: %s", reason, extra={"action": "connection_refused", "code": int(code)})
         self._end(code, reason)
 
@@ -163,28 +214,40 @@ class Session:
         if persist not in PERSIST_CHOICES:
             raise ValueError(f"queue_persist: expected one of {PERSIST_CHOICES}, got {persist!r}")
         self._persist_always = persist == "always"
+        self._parting.choose()
         hub = self._hub = current_hub()
-        policy = conf.policy(policy_name)
-        connection = Connection(validation.check_queue(queue), policy, mode, hub.loop.time())
-        presence = Presence(id=uuid.uuid4().hex, queue=queue, server=hub.server, policy=policy_name, client=client)
+        line = line_name(validation.check_queue(queue), client)
+        connection = Connection(line, conf.policy(policy_name), mode, hub.loop.time())
+        presence = Presence(id=uuid.uuid4().hex, queue=line, server=hub.server, policy=policy_name, client=client)
         self._link = Link(
             connection,
             presence,
             write=self._write,
             timeout_seconds=conf.get("WRITE_TIMEOUT_SECONDS"),
             on_end=self._end,
+            on_broken=self._on_broken,
+            may_deliver=self._may_deliver,
         )
-        self._background(self._attach(hub, self._link))
+        if self._is_over:  # the client left while its queue was looked for; what the consumer sends goes to the store
+            connection.close(None, self._loop.time())
+        else:
+            self._background(self._attach(hub, self._link))
 
     async def _attach(self, hub: Hub, link: Link) -> None:
         try:
-            await hub.attach(link)
+            await groups.subscribe_line(link.queue, self._find_groups())
+            lingering, attached_at = await hub.attach(link), self._loop.time()
         except StoreUnavailable as error:
             logger.warning("connection not attached: %s", error, extra={"action": "attach_failed"})
             self._end(CloseCode.STORE_UNAVAILABLE, "the message store is unavailable")
+        except TooManyDevices as error:
+            self._refuse(CloseCode.TOO_MANY_CONNECTIONS, str(error))
         except Exception:
             logger.exception("connection not attached", extra={"action": "attach_failed"})
-            self._end(1011, "the queue cannot be opened")
+            self._end(CloseCode.STORE_UNAVAILABLE, "the queue cannot be opened")
+        else:
+            await self._parting.connected()
+            hub.lingering.welcome(link.queue, lingering, attached_at)
 
     async def _send_own(self, link: Link, event: Event) -> None:
         assert self._hub is not None
@@ -193,18 +256,11 @@ class Session:
         message = Message(
             position=0, id=uuid.uuid4().hex, payload=payload, priority=Priority.NORMAL, created_at=self._hub.now()
         )
-        connection = link.connection
-        if self._persist_always or connection.state is State.CLOSED:
-            await self._hub.append(link, message)
+        if self._persist_always:
+            await self._hub.own.append(link, message)
             return
-        persisting = self._hub.carry_out(link, connection.send_own(message, self._hub.loop.time()))
-        for done in persisting:
-            try:
-                async with asyncio.timeout(conf.get("STORE_TIMEOUT_SECONDS")):
-                    await asyncio.shield(done)
-            except (StoreUnavailable, TimeoutError) as error:
-                connection.withdraw(message.id)
-                raise StoreUnavailable("the client's window is full, and the message was not stored") from error
+        self._hub.carry_out(link, link.connection.send_own(message, self._loop.time()))
+        await self._hub.own.make_room(link, message.id)
 
     async def _write(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
@@ -213,27 +269,53 @@ class Session:
     # --- the end -----------------------------------------------------------------------------------------------
 
     async def _close(self, link: Link, event: Event) -> None:
-        """The consumer closes: what it has sent before goes first, if the client takes it."""
+        """The consumer closes: what it has sent before goes first, if the client takes it.
+
+        Raises what the server raises for a close that it refuses, as plain Channels does.
+        """
         if self._is_over:
+            self._parting.end()
             return
+        self._is_closing = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await link.drained()
         except TimeoutError:
             logger.info("closed with frames unwritten; they stay queued", extra={"action": "close_undrained"})
-        if not self._is_over:
-            self._release(event.get("code") or 1000)
-            await self._say(event)
-
-    def _end(self, code: int, reason: str) -> None:
-        """We close: the peer is told, and the consumer learns of it as of any disconnect. Idempotent."""
         if self._is_over:
             return
-        self._release(int(code))
+        self._release(None)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._raw_send(event)
+        except Exception:
+            if not await self._has_left():
+                raise
+
+    def _end(self, code: int, reason: str) -> None:
+        """We close: the peer is told, and the consumer learns of it as of any disconnect. Idempotent.
+
+        ``code``: one of CloseCode. Daphne refuses 1011 and the like, and would leave the socket open.
+        """
+        if self._is_over:
+            return
+        self._depart({"type": "websocket.disconnect", "code": int(code)}, None, may_linger=code in LINGER_CODES)
         self._reader.cancel()
-        self._inbox.put_nowait({"type": "websocket.disconnect", "code": int(code)})
-        sendable = int(code) if code != 1006 else 1011
-        self._background(self._say({"type": "websocket.close", "code": sendable, "reason": reason[:120]}))
+        say = self._say({"type": "websocket.close", "code": int(code), "reason": reason[:120]})
+        self._closing = self._background(say)
+
+    def _on_broken(self) -> None:
+        """A frame could not be written. Mostly the peer has gone, and its own code is on the way."""
+        self._background(self._end_broken())
+
+    async def _end_broken(self) -> None:
+        if not await self._has_left():
+            self._end(CloseCode.NOT_RESPONDING, "the client does not take frames")
+
+    async def _has_left(self) -> bool:
+        """Whether the server reports, within a moment, that the peer has gone."""
+        await asyncio.wait([self._reader], timeout=LEAVE_SECONDS)
+        return self._reader.done()
 
     async def _say(self, event: Event) -> None:
         try:
@@ -242,15 +324,40 @@ class Session:
         except Exception as error:  # the peer has gone meanwhile; servers differ in what they raise
             logger.debug("close not sent: %s", error, extra={"action": "close_failed"})
 
+    def _depart(self, event: Event, told: int | None, *, may_linger: bool) -> None:
+        """The connection is over, and ``event`` is how the consumer learns of it: at once, or when it has lingered.
+
+        ``told``: what the client closed with, if the server reported that.
+        """
+        hub, link = self._hub, self._link
+        if hub is None or link is None:
+            self._is_over = True
+            self._inbox.put_nowait(event)
+            return
+        if may_linger and not self._is_over and not self._is_closing and self._parting.may_linger(hub, link):
+            self._is_over = True
+            self._parting.begin_to_linger(hub, link, told)
+        else:
+            self._release(told)
+        if self._parting.takes_time:
+            self._background(self._tell(event))
+        else:
+            self._inbox.put_nowait(event)
+
+    async def _tell(self, event: Event) -> None:
+        await self._parting.wait(event.get("code"))
+        self._inbox.put_nowait(event)
+
     def _release(self, code: int | None) -> None:
-        self._is_over = self._is_over or self._link is not None or code is not None
+        """``code``: what the client closed with, if the server reported that."""
+        self._is_over = True
         if self._hub is not None and self._link is not None:
-            self._persisting += self._hub.release(self._link, code)
+            self._hub.release(self._link, code)
 
     async def finish(self) -> None:
         """The consumer returned. Daphne leaves the socket open then, so it is closed here."""
         if self._link is not None and not self._is_over:
-            self._release(1000)
+            self._release(None)
             await self._say({"type": "websocket.close"})
 
     async def abandon(self) -> None:
@@ -261,11 +368,15 @@ class Session:
         """
         self._release(None)
         self._reader.cancel()
+        await self._stored()
+
+    async def _stored(self) -> None:
         if self._hub is None or self._link is None:
             return
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                await asyncio.gather(*self._persisting, return_exceptions=True)
+                while self._link.persisting is not None:
+                    await asyncio.wait([self._link.persisting])
                 await self._hub.acks.written(self._link.queue)
         except TimeoutError:
             logger.info("not everything is stored yet", extra={"action": "slow_release"})
@@ -275,14 +386,3 @@ class Session:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _client_of(scope: Event) -> str:
-    """The ``?client=`` of the handshake, or ''. Raises MalformedFrame for one that is not allowed."""
-    query: bytes = scope.get("query_string", b"")
-    values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("client")
-    if not values:
-        return ""
-    if len(values) > 1 or CLIENT_ID.fullmatch(values[0]) is None:
-        raise MalformedFrame("client: expected 1 to 64 of A-Z a-z 0-9 _ -")
-    return values[0]

@@ -1,0 +1,197 @@
+"""Upkeep: removing what nobody needs, in batches small enough not to stand in anybody's way.
+
+Every function may run at any time, in any number of processes at once: rows that another one holds are left to it.
+What was removed stays removed when a function is interrupted; the next run goes on where it ended.
+
+Each does one batch after the other until a batch is short (there is no more) or ``budget_seconds`` are over. The batch
+shrinks when the store is slow or gives up. All raise StoreUnavailable when the store does not even do the smallest.
+``dry_run`` counts what would be removed, up to ``COUNT_LIMIT``, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from django.utils.module_loading import import_string
+
+from . import conf, signals
+from .core.message import Priority
+from .core.policy import Policy
+from .core.tracking import UndeliveredMessage
+from .exceptions import StoreUnavailable
+from .stores import current_store
+from .stores.base import Due, Overview, QueueStat
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1000  # rows in one transaction
+BUDGET_SECONDS = 30.0
+HAND_OVER_BATCH = 100  # messages given to one call of ON_UNDELIVERED
+COUNT_LIMIT = 100_000  # rows that a count looks at, so that asking is quick whatever the table holds
+
+SMALLEST_BATCH = 10
+SLOW_BATCH_SECONDS = 2.0  # a batch that holds its rows for longer than this is too large
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What one run removed (or, dry, would remove). ``finished``: nothing was left when it ended."""
+
+    count: int
+    finished: bool
+
+
+def sweep(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
+    """Remove expired messages, oldest expiry first. They count as lost to expiry, and their clients are told."""
+    if dry_run:
+        return _counted(_due().expired)
+    return _in_batches(current_store().sweep, batch, budget_seconds)
+
+
+def reap(*, dry_run: bool = False) -> Removal:
+    """Remove the connections of server processes whose heartbeat stopped, and these processes."""
+    if dry_run:
+        return _counted(_due().connections)
+    return Removal(count=current_store().reap(), finished=True)
+
+
+def forget_idle(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
+    """Remove queues that are empty, without connections, and idle for IDLE_QUEUE_SECONDS."""
+    if dry_run:
+        return _counted(_due().idle_queues)
+    return _in_batches(current_store().forget_idle, batch, budget_seconds)
+
+
+def forget_keys(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
+    """Remove idempotency and collapse keys that have run out, and what was kept of tracked messages long enough."""
+    if dry_run:
+        return _counted(_due().keys)
+    return _in_batches(current_store().forget_keys, batch, budget_seconds)
+
+
+def expire_lines(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
+    """Forget devices that have not been connected for their policy's LINE_SECONDS, and what waits for them alone."""
+    if dry_run:
+        return _counted(_due().lines)
+    return _in_batches(current_store().expire_lines, batch, budget_seconds)
+
+
+def forget_bodies(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
+    """Remove payloads that several messages shared and none has any more. Dry, only those whose time is over."""
+    if dry_run:
+        return _counted(_due().bodies)
+    return _in_batches(current_store().forget_bodies, batch, budget_seconds)
+
+
+def forget_letters(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
+    """Remove dead letters that were kept for their policies' DEAD_LETTER_SECONDS."""
+    if dry_run:
+        return _counted(_due().letters)
+    return _in_batches(current_store().forget_letters, batch, budget_seconds)
+
+
+def hand_over(
+    *, batch: int = HAND_OVER_BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False
+) -> Removal:
+    """Give what nobody has acked within UNDELIVERED_SECONDS to its policy's ON_UNDELIVERED, or to the signal.
+
+    Each message once, in batches, each in a transaction with what is done about it. When that raises, the batch stays
+    for the next run; the other policies' messages are still handed over, and the first error is raised at the end.
+    """
+    if dry_run:
+        return _counted(_due().undelivered)
+    removals: list[Removal] = []
+    errors: list[Exception] = []
+    for policy in conf.policies():
+        work = partial(_hand_over, policy)
+        try:
+            removals.append(_in_batches(work, batch, budget_seconds))
+        except Exception as error:
+            extra = {"action": "hand_over_failed", "policy": policy.name}
+            logger.exception("messages of policy %s not handed over", policy.name, extra=extra)
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return Removal(count=sum(r.count for r in removals), finished=all(r.finished for r in removals))
+
+
+def _hand_over(policy: Policy, limit: int) -> int:
+    return current_store().hand_over(policy.name, limit, partial(_receive, policy))
+
+
+def _receive(policy: Policy, messages: tuple[UndeliveredMessage, ...]) -> None:
+    if policy.on_undelivered is not None:
+        import_string(policy.on_undelivered)(messages)
+    elif signals.message_undelivered.has_listeners():
+        signals.message_undelivered.send(sender=None, messages=messages)
+    else:
+        extra = {"action": "hand_over_unheard", "policy": policy.name}
+        logger.warning("%d messages of policy %s handed over to nobody", len(messages), policy.name, extra=extra)
+
+
+def purge(
+    queue: str,
+    priority: Priority | None = None,
+    *,
+    batch: int = BATCH,
+    budget_seconds: float = BUDGET_SECONDS,
+    dry_run: bool = False,
+) -> Removal:
+    """Remove a queue's messages, all or those of one priority. They count as dropped, and the client is told.
+
+    A queue that is unknown, or empty, is no error. Not finished while some are left that other transactions hold.
+    """
+    store = current_store()
+    if dry_run:
+        return Removal(count=_count(store.stat(queue), priority), finished=True)
+    removal = _in_batches(lambda limit: store.purge(queue, limit, priority), batch, budget_seconds)
+    is_empty = _count(store.stat(queue), priority) == 0
+    return Removal(count=removal.count, finished=removal.finished and is_empty)
+
+
+def _count(stat: QueueStat, priority: Priority | None) -> int:
+    return stat.messages if priority is None else stat.by_priority.get(priority, 0)
+
+
+def stats(*, limit: int = 20) -> Overview:
+    """Totals and the ``limit`` largest queues. Takes the same time whatever the tables hold (see ``Overview``)."""
+    return current_store().overview(limit, COUNT_LIMIT)
+
+
+def is_known(queue: str) -> bool:
+    """Whether the store has a queue of this name, or messages for one."""
+    store = current_store()
+    return bool(store.describe([queue])) or store.stat(queue).messages > 0
+
+
+def _due() -> Due:
+    return current_store().due(COUNT_LIMIT)
+
+
+def _counted(count: int) -> Removal:
+    return Removal(count=count, finished=count < COUNT_LIMIT)
+
+
+def _in_batches(remove: Callable[[int], int], batch: int, budget_seconds: float) -> Removal:
+    """Call ``remove`` with the size of a batch until it removes less than that, or the time is over."""
+    started = before = time.monotonic()
+    removed = 0
+    while True:
+        try:
+            count = remove(batch)
+        except StoreUnavailable:
+            if batch <= SMALLEST_BATCH or time.monotonic() - started >= budget_seconds:
+                raise
+            batch, before = max(SMALLEST_BATCH, batch // 4), time.monotonic()
+            continue
+        removed += count
+        now = time.monotonic()
+        if count < batch or now - started >= budget_seconds:
+            return Removal(count=removed, finished=count < batch)
+        if now - before > SLOW_BATCH_SECONDS:
+            batch = max(min(batch, SMALLEST_BATCH), batch // 2)
+        before = now

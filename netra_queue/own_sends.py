@@ -1,0 +1,142 @@
+"""What consumers send themselves, on its way into the store: for one hub, on its event loop.
+
+A connection decides (``Persist``) and is told what became of it; there is one Persist at a time for each. What the
+store could not take stays in memory, also when the connection is gone; it is offered again, and written at the end of
+the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+
+from . import conf, sending
+from .core.actions import Action
+from .core.connection import State
+from .core.message import Message
+from .exceptions import StoreUnavailable
+from .link import Link
+from .stores.base import Appended
+from .stores.batching import current_writer
+
+logger = logging.getLogger(__name__)
+
+MAX_ORPHANS = 10_000  # connections that are gone and whose own sends wait for the store
+COMPLAIN_SECONDS = 5.0
+
+
+class OwnSends:
+    """``carry_out`` does what a connection decides; ``from_thread`` has a call made on the loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        carry_out: Callable[[Link, Iterable[Action]], None],
+        from_thread: Callable[..., None],
+    ) -> None:
+        self.orphans: dict[Link, None] = {}
+        self._loop, self._carry_out, self._from_thread = loop, carry_out, from_thread
+        self._complained_at = -COMPLAIN_SECONDS
+
+    async def append(self, link: Link, message: Message) -> None:
+        """Put one into the store at once, for whoever is or will be connected.
+
+        Raises StoreUnavailable; then it may have been stored, if the store answered too late. Cancelling the call takes
+        nothing back.
+        """
+        future = current_writer().submit(link.drafts([message]), link.policies)
+        try:
+            async with asyncio.timeout(conf.get("STORE_TIMEOUT_SECONDS")):
+                await asyncio.shield(asyncio.wrap_future(future))
+        except TimeoutError as error:
+            raise StoreUnavailable("the message was not written in time") from error
+        sending.announce([link.queue])
+
+    async def make_room(self, link: Link, id: str) -> None:
+        """Return when this message's sender may go on: it is stored, or there is room for it in memory.
+
+        Raises StoreUnavailable when the store did not take what waits; then the message is forgotten.
+        """
+        try:
+            async with asyncio.timeout(conf.get("STORE_TIMEOUT_SECONDS")):
+                while link.connection.must_wait(id):
+                    await link.progress()
+        except asyncio.CancelledError:
+            if link.connection.state is not State.CLOSED and link.connection.must_wait(id):
+                link.connection.withdraw(id)  # senders that give up do not fill the memory
+                link.wake()
+            raise
+        except (StoreUnavailable, TimeoutError) as error:
+            link.connection.withdraw(id)
+            link.wake()
+            raise StoreUnavailable("the client's window is full, and the message was not stored") from error
+
+    def persist(self, link: Link, messages: tuple[Message, ...]) -> None:
+        """Carry out a Persist. ``link.persisting`` is done when the store has answered."""
+        if link.connection.state is State.CLOSED:
+            self._keep(link)
+        link.persisting = self._loop.create_future()
+        link.wake()
+        link.persisting.add_done_callback(lambda future: future.cancelled() or future.exception())  # awaited or not
+        try:
+            link.written = current_writer().submit(link.drafts(messages), link.policies)
+        except (StoreUnavailable, RuntimeError) as error:
+            link.written = Future()
+            link.written.set_exception(error)
+        link.written.add_done_callback(lambda written: self._from_thread(self._persisted, link, written))
+
+    def _persisted(self, link: Link, written: Future[list[Appended]]) -> None:
+        if link.written is not written:
+            return  # dealt with at the end of the process
+        done, link.persisting, link.written = link.persisting, None, None
+        now, connection = self._loop.time(), link.connection
+        if (error := written.exception()) is not None:
+            self._complain(error)
+            self._carry_out(link, connection.persist_failed(now))
+        else:
+            self._carry_out(link, connection.persisted(_positions(written), now))
+        if connection.state is State.CLOSED:
+            self._keep(link)
+            if error is None:
+                sending.announce([link.queue])
+        _tell(done, error)
+        link.wake()
+
+    def _keep(self, link: Link) -> None:
+        if not link.connection.has_unstored:
+            self.orphans.pop(link, None)
+        elif link in self.orphans or len(self.orphans) < MAX_ORPHANS:
+            self.orphans[link] = None
+        else:
+            logger.error("own sends lost: the store is away, and memory is full", extra={"action": "own_sends_lost"})
+
+    def _complain(self, error: BaseException) -> None:
+        """Once in a while: with the store away, every connection fails every second."""
+        if self._loop.time() - self._complained_at >= COMPLAIN_SECONDS:
+            self._complained_at = self._loop.time()
+            logger.warning("own sends not stored yet: %s", error, extra={"action": "persist_failed"})
+
+    def settle(self, link: Link) -> list[Action]:
+        """At the end of the process, when the writer has ended and the loop runs no more: what became of a Persist."""
+        written, link.written = link.written, None
+        if written is None:
+            return []
+        now = self._loop.time()
+        if not written.done() or written.cancelled() or written.exception() is not None:
+            return link.connection.persist_failed(now)
+        return link.connection.persisted(_positions(written), now)
+
+
+def _positions(written: Future[list[Appended]]) -> dict[str, int | None]:
+    return {answer.id: answer.position for answer in written.result()}
+
+
+def _tell(done: asyncio.Future[None] | None, error: BaseException | None) -> None:
+    if done is None or done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(StoreUnavailable(str(error)))

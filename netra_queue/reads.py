@@ -1,0 +1,145 @@
+"""Reads for the connections of one hub: one call of the store for all that have been rung meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from . import conf, permission
+from .acks import Acks
+from .complaints import complain
+from .core.actions import Action, ReadRequest
+from .core.connection import State
+from .core.message import client_of
+from .core.policy import Policy
+from .core.wire import CloseCode
+from .link import Link
+from .stores.base import Batch, Store
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+COLLECT_SECONDS = 0.001  # how long a read waits for further bells
+READS_PER_CALL = 500
+CONCURRENT_READS = 2
+LATE_ROUNDS = 3
+
+
+class Host(Protocol):
+    """What carries the reads out: the hub."""
+
+    loop: asyncio.AbstractEventLoop
+    store: Store
+    acks: Acks
+    withheld: Acks
+
+    async def call(self, work: Callable[[], Result]) -> Result: ...
+
+    def carry_out(self, link: Link, actions: Iterable[Action]) -> None: ...
+
+    def background(self, work: Awaitable[None]) -> None: ...
+
+
+class Reads:
+    """For one event loop."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._rung: dict[Link, None] = {}
+        self._has_rung = asyncio.Event()
+        self._turns = asyncio.Semaphore(CONCURRENT_READS)
+
+    def want(self, link: Link) -> None:
+        """This connection has decided to read."""
+        self._rung[link] = None
+        self._has_rung.set()
+
+    async def begin(self) -> None:
+        """Wait until some are wanted, and begin to read for all of them."""
+        await self._has_rung.wait()
+        await asyncio.sleep(COLLECT_SECONDS)
+        await self._turns.acquire()
+        self._has_rung.clear()
+        rung, self._rung = self._rung, {}
+        requests = [(link, request) for link in rung if (request := link.connection.begin_read()) is not None]
+        self._host.background(self._read(requests))
+
+    async def _read(self, requests: list[tuple[Link, ReadRequest]]) -> None:
+        try:
+            for start in range(0, len(requests), READS_PER_CALL):
+                await self._read_some(requests[start : start + READS_PER_CALL])
+        finally:
+            self._turns.release()
+
+    async def _read_some(self, requests: list[tuple[Link, ReadRequest]]) -> None:
+        wanted = [(link.queue, self._wanted(link, request)) for link, request in requests]
+        lines = {link.queue: link.connection.policy for link, _ in requests if client_of(link.queue)}
+        try:
+            batches = await self._host.call(lambda: _read_in_order(self._host.store, wanted, lines))
+        except Exception as error:
+            complain(logger, "queues not read", "read_failed", error)
+            for link, _ in requests:
+                link.connection.read_failed()
+            return
+        for (link, _), batch in zip(requests, batches, strict=True):
+            if link.may_deliver is None:
+                self._take(link, batch)
+            else:
+                self._host.background(self._take_permitted(link, batch, link.may_deliver))
+
+    def _wanted(self, link: Link, request: ReadRequest) -> ReadRequest:
+        """What is on its way out of the store is not to be read again."""
+        gone = self._host.acks.of(link.queue) | self._host.withheld.of(link.queue)
+        is_tentative = link.may_deliver is not None
+        if gone or is_tentative:
+            return replace(request, excluded=request.excluded | gone, is_tentative=is_tentative)
+        return request
+
+    def _take(self, link: Link, batch: Batch) -> None:
+        now = self._host.loop.time()
+        self._host.carry_out(link, link.connection.take(batch.messages, more=batch.more, now=now))
+
+    async def _take_permitted(self, link: Link, batch: Batch, may_deliver: permission.MayDeliver) -> None:
+        """Until the consumer has answered, this connection's read is not over: nothing is read for it meanwhile."""
+        try:
+            allowed, withheld = await permission.ask(may_deliver, batch.messages, conf.get("STORE_TIMEOUT_SECONDS"))
+        except Exception as error:
+            logger.warning("not known what may be delivered", exc_info=error, extra={"action": "permission_failed"})
+            link.connection.read_failed()
+            link.end(CloseCode.STORE_UNAVAILABLE, "it is not known what may be delivered")
+            return
+        if withheld and link.connection.state is not State.CLOSED:
+            self._host.withheld.add(link.queue, [message.position for message in withheld])
+        await self._transmit(link, replace(batch, messages=tuple(allowed)))
+
+    async def _transmit(self, link: Link, batch: Batch) -> None:
+        """Have it noted, where that matters, that these messages go out now: it was not known before."""
+        positions = batch.unnoted.intersection(message.position for message in batch.messages)
+        busy: set[int] = set()
+        if positions and link.connection.state is not State.CLOSED:
+            try:
+                busy = await self._host.call(lambda: self._host.store.transmit(positions))
+            except Exception as error:
+                complain(logger, "transmission not noted", "read_failed", error)
+                link.connection.read_failed()
+                return
+        messages = tuple(message for message in batch.messages if message.position not in busy)
+        self._take(link, replace(batch, messages=messages, more=batch.more and bool(messages or not busy)))
+
+
+def _read_in_order(
+    store: Store, wanted: Sequence[tuple[str, ReadRequest]], lines: Mapping[str, Policy]
+) -> Sequence[Batch]:
+    """What a sender wrote who knew of no device yet goes before what the same sender wrote who did.
+
+    So it is looked for after the read, which may have seen the later one: then the earlier one is there as well.
+    """
+    batches = store.read(wanted)
+    for _ in range(LATE_ROUNDS):
+        if not lines or not store.take_over(lines):
+            break
+        batches = store.read(wanted)
+    return batches

@@ -1,0 +1,98 @@
+"""How the database store lets messages go, and sees to what hangs on them.
+
+Every removal of a message, for whatever reason, goes through ``remove``. Most messages are one row and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+
+from django.db.models import Exists, OuterRef
+
+from ..core.message import Fate
+from ..models import Body, Flag, Message, Watch, queue_id
+from . import telling, tracking, watching
+from .connecting import afterwards, own_transaction
+from .rows import Held, chunks, delete, hold, record_losses
+from .set_aside import set_aside
+
+
+def remove(using: str, messages: Collection[Held], fate: Fate, now: datetime, *, may_keep: bool = True) -> int:
+    """Delete these messages, and count them if that is a loss. In the caller's transaction, which has locked them.
+
+    ``may_keep``: those whose policies keep such messages are set aside for the operator.
+    """
+    if fate.loss is not None and may_keep:
+        set_aside(using, messages, fate.loss, now)
+    removed = delete(using, [held.position for held in messages])
+    if fate.loss is not None:
+        record_losses(using, fate.loss, [(held.queue, held.priority) for held in messages], now)
+    tracking.end(using, messages, fate, now)
+    watching.end(using, messages, fate)
+    bodies = {held.body for held in messages if held.body is not None and not is_crowded(held.body)}
+    if bodies:
+        afterwards(using, partial(discard_bodies, using, bodies))
+    telling.tell(using, ((held.uid, held.queue, held.priority) for held in messages), fate, now)
+    return removed
+
+
+def ack(using: str, positions: Mapping[str, Collection[int]], now: datetime) -> dict[str, set[int]]:
+    """Remove what was acked. Returns the positions that are in other hands."""
+    owners = {queue_id(name): name for name in positions}
+    wanted = sorted({position for some in positions.values() for position in some})
+    left: dict[str, set[int]] = defaultdict(set)
+    for chunk in chunks(wanted):
+        rows = Message.objects.using(using).filter(queue_id__in=owners, pk__in=chunk).order_by("pk")
+        with own_transaction(using):
+            acked = [held for held in hold(rows, using) if held.position in positions[owners[held.queue]]]
+            siblings = _siblings(using, acked)
+            busy = watching.release(using, acked)
+            acked, siblings = _without(busy, acked), _without(busy, siblings)
+            remove(using, [*acked, *siblings], Fate.ACKED, now)
+            if len(acked) < len(chunk):
+                taken = [held.position for held in acked]
+                for position, queue in rows.exclude(pk__in=taken).values_list("pk", "queue_id"):
+                    left[owners[queue]].add(position)
+    return {name: mine for name, some in left.items() if (mine := some & set(positions[name]))}
+
+
+def _siblings(using: str, acked: Iterable[Held]) -> list[Held]:
+    """The other lines' copies of what only the first line has to ack. Those in other hands are acked there, too."""
+    firsts = [held for held in acked if held.flags & Flag.FIRST]
+    found: list[Held] = []
+    for chunk in chunks(sorted({held.body for held in firsts if held.body is not None})):
+        rows = Message.objects.using(using).filter(body_id__in=chunk)
+        found += hold(rows.exclude(pk__in=[held.position for held in firsts]).order_by("pk"), using)
+    return found
+
+
+def is_crowded(body: int) -> bool:
+    """Whether so many messages share this payload that their removals do not look for what is left: each would step
+    over what the ones before have removed, and all of them together would take a time that grows with the square.
+    """
+    return body < 0
+
+
+def _without(ids: Collection[str], messages: list[Held]) -> list[Held]:
+    return [held for held in messages if held.uid not in ids] if ids else messages
+
+
+def discard_bodies(using: str, ids: Iterable[int]) -> int:
+    """Remove those of these payloads that no message has any more.
+
+    After the commit of the removal: of two transactions that remove the last two messages, the later one sees to it.
+    Nothing begins to use a payload that is there, so that one without messages stays without.
+    """
+    removed = 0
+    for chunk in chunks(sorted(ids)):
+        removed += delete(using, unused_bodies(using, chunk), Body)
+    return removed
+
+
+def unused_bodies(using: str, ids: Sequence[int]) -> list[int]:
+    used = Exists(Message.objects.filter(body_id=OuterRef("pk")))
+    watched = Exists(Watch.objects.filter(body_id=OuterRef("pk")))
+    return list(Body.objects.using(using).filter(~used, ~watched, pk__in=ids).values_list("pk", flat=True))

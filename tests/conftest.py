@@ -1,0 +1,48 @@
+"""What all tests share: which databases and servers are here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.settings import MISSING
+
+pytest.register_assert_rewrite("tests.waiting", "tests.stores.contract", "tests.stores.contract_upkeep")
+pytest.register_assert_rewrite("tests.stores.contract_threads", "tests.stores.contract_lines")
+pytest.register_assert_rewrite("tests.stores.contract_linger")
+pytest.register_assert_rewrite("tests.stores.contract_groups")
+pytest.register_assert_rewrite("tests.stores.contract_receipts")
+pytest.register_assert_rewrite("tests.stores.contract_letters")
+
+
+def _database(name: str, alias: str) -> Any:
+    """A parameter that is a Django alias, with the marks that a test on it needs."""
+    marks = [pytest.mark.django_db(databases=[alias], transaction=True)]
+    if name in MISSING:
+        marks = [pytest.mark.skip(reason=MISSING[name])]
+    return pytest.param(alias, id=name, marks=marks)
+
+
+DATABASES_HERE = [
+    _database("sqlite", "default"),
+    _database("postgresql", "postgresql"),
+    _database("mariadb", "mariadb"),
+]
+CONCURRENT_DATABASES_HERE = DATABASES_HERE[1:]  # those where two transactions can write at a time
+
+needs_redis = pytest.mark.skipif("redis" in MISSING, reason=MISSING.get("redis", ""))
+
+needs_rabbitmq = pytest.mark.skipif("rabbitmq" in MISSING, reason=MISSING.get("rabbitmq", ""))
+
+
+@pytest.fixture(params=DATABASES_HERE)
+def database(request: pytest.FixtureRequest) -> str:
+    """The alias of each database in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(params=CONCURRENT_DATABASES_HERE)
+def concurrent_database(request: pytest.FixtureRequest) -> str:
+    """The alias of each database in turn on which writers do not wait for each other."""
+    return str(request.param)

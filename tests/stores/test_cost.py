@@ -1,0 +1,145 @@
+"""Work grows with what is delivered, not with what is stored: what DatabaseStore's statements look at.
+
+Each operation is done beside tens of thousands of messages of other queues. The database then says, for each statement
+of ours, how many rows it examines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+from netra_queue.core.connection import ReadRequest
+from netra_queue.core.policy import Replay
+from netra_queue.models import Linger, Loss, Message, Queue, UsedKey, queue_id
+from netra_queue.stores.base import Returned
+from tests.making import HERE, AdvancingDatabaseStore, make_draft, make_policy, make_presence, put
+
+QUEUES = 400
+MESSAGES_EACH = 60  # of other queues, every tenth one expired
+MINE = 100
+MOST_ROWS = 4 * MINE
+VERBS = ("SELECT", "UPDATE", "DELETE", "(SELECT")
+Operation = Callable[[], object]
+
+
+@pytest.fixture
+def store(concurrent_database: str) -> AdvancingDatabaseStore:
+    return AdvancingDatabaseStore(concurrent_database)
+
+
+def fill(store: AdvancingDatabaseStore) -> None:
+    """What is stored for others, and what the database knows of it."""
+    now, using, names = store.now(), store.using, [f"other.{number}" for number in range(QUEUES)]
+    old, young = now - timedelta(hours=1), now + timedelta(hours=1)
+    ids = [queue_id(name) for name in names]
+    queues = [Queue(id=id, name=n, created_at=now, idle_since=now) for id, n in zip(ids, names, strict=True)]
+    common = {"priority": 2, "kind": 0, "payload": '{"n":1}', "size": 7, "created_at": now}
+    messages = [
+        Message(queue_id=id, uid=f"{number:032x}", expires_at=young if number % 10 else old, **common)
+        for number in range(MESSAGES_EACH)
+        for id in ids
+    ]
+    keys = [UsedKey(queue_id=id, digest=f"{n:032x}", uid=str(n), expires_at=young) for n in range(20) for id in ids]
+    lingers = [Linger(id=f"{id:032x}", queue_id=id, server_id="other", until=young) for id in ids]
+    losses = [Loss(queue_id=id, reason="dropped", priority=2, count=1, since=now) for _ in range(10) for id in ids]
+    tables = ((Queue, queues), (Message, messages), (UsedKey, keys), (Loss, losses), (Linger, lingers))
+    for model, rows in tables:
+        model._default_manager.using(using).bulk_create(rows, batch_size=4000)  # type: ignore[arg-type]
+        analyze = "ANALYZE" if connections[using].vendor == "postgresql" else "ANALYZE TABLE"
+        with connections[using].cursor() as cursor:
+            cursor.execute(f"{analyze} {model._meta.db_table}")
+
+
+def operations(store: AdvancingDatabaseStore) -> dict[str, Operation]:
+    """What users wait for; each is done with a queue of MINE messages."""
+    policy, full = make_policy(), make_policy(max_messages=MINE)
+    few, twice = make_policy(replay=Replay(newest=10)), make_policy(max_deliveries=2)
+    presence = make_presence("mine.1")
+    positions = [a.position for a in put(store, *(make_draft("mine.1") for _ in range(MINE))) if a.position is not None]
+    store.ensure(["mine.1"])
+    read = [ReadRequest(50, 10**6, frozenset(positions[:10])), ReadRequest(5, 9, frozenset())]
+    store.heartbeat(HERE)
+    return {
+        "send": lambda: put(store, make_draft("mine.1"), policy=policy),
+        "send with a key": lambda: put(store, make_draft("mine.1", key=make_draft().id), policy=policy),
+        "send to a full queue": lambda: put(store, make_draft("mine.1"), policy=full),
+        "read": lambda: store.read(list(zip(["mine.1", "mine.2"], read, strict=True))),
+        "waiting": lambda: store.waiting(["mine.1", "mine.2"]),
+        "losses": lambda: store.losses(["mine.1", "mine.2"]),
+        "attach": lambda: store.attach(presence, policy),
+        "holders": lambda: store.holders(["mine.1"]),
+        "returned": lambda: store.returned([Returned("mine.1", tuple(positions[:50]), False, policy)]),
+        "returned alone": lambda: store.returned([Returned("mine.1", (positions[90],), True, twice)] * 2),
+        "surplus": lambda: store.surplus(presence, few),
+        "withhold": lambda: store.withhold({"mine.1": positions[91:93]}),
+        "leave out": lambda: store.leave_out("mine.1", positions[93:96], make_draft("mine.1"), policy),
+        "requeue": lambda: store.requeue(store.letters(1, queue="mine.1")[0].number),
+        "ack one": lambda: store.ack({"mine.1": positions[-1:]}),
+        "ack many": lambda: store.ack({"mine.1": positions[10:60]}),
+        "linger": lambda: store.linger([(presence, 30)]),
+        "lingering": lambda: store.lingering([presence.id]),
+        "detach": lambda: store.detach([presence]),
+    }
+
+
+def statements(store: AdvancingDatabaseStore, work: Operation) -> list[str]:
+    with CaptureQueriesContext(connections[store.using]) as queries:
+        work()
+    return [query["sql"] for query in queries if "netra_queue_" in query["sql"]]
+
+
+def examined(using: str, sql: str) -> Iterator[tuple[str, float]]:
+    """How many rows of which of our tables the statement examines, by the database's own account."""
+    with connections[using].cursor() as cursor:
+        if connections[using].vendor == "mysql":
+            cursor.execute(f"EXPLAIN {sql}")
+            names = [column[0] for column in cursor.description]
+            for row in (dict(zip(names, values, strict=True)) for values in cursor.fetchall()):
+                yield str(row["table"]), float(row["rows"] or 0)
+            return
+        with transaction.atomic(using=using):
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+            answer = cursor.fetchone()[0]
+            transaction.set_rollback(True, using=using)
+    yield from _scans((json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"])
+
+
+def _scans(node: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    if "Scan" in node["Node Type"]:
+        removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+        name = node.get("Relation Name") or node.get("Index Name", "")
+        yield name, (node["Actual Rows"] + removed) * node["Actual Loops"]
+    for inner in node.get("Plans", []):
+        yield from _scans(inner)
+
+
+def test_no_statement_looks_at_other_queues_messages(store: AdvancingDatabaseStore) -> None:
+    fill(store)
+    seen = 0
+    for name, work in operations(store).items():
+        for sql in statements(store, work):
+            if not sql.lstrip().startswith(VERBS):
+                continue
+            for table, rows in examined(store.using, sql):
+                assert rows <= MOST_ROWS, f"{name} examines {rows:g} rows of {table}: {sql[:300]}"
+                seen += "message" in table
+    assert seen >= 10, "the plans were understood"
+
+
+def test_the_number_of_statements_does_not_depend_on_what_is_stored(store: AdvancingDatabaseStore) -> None:
+    alone = {name: len(statements(store, work)) for name, work in operations(store).items()}
+    store.purge("mine.1", 10**4)
+    store.settle("mine.1", store.losses(["mine.1"])["mine.1"].records)
+    fill(store)
+    assert {name: len(statements(store, work)) for name, work in operations(store).items()} == alone
+    assert alone["send"] == 3  # its lines, the row, the totals
+    assert alone["read"] == 2
+    assert alone["waiting"] == alone["holders"] == alone["losses"] == 1
+    assert alone["ack many"] == alone["ack one"] == 2

@@ -1,0 +1,232 @@
+"""What a socket cannot show of a hub: time limits, failures of the store, and the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from netra_queue import WaitingMessage, conf, process
+from netra_queue.core.connection import Connection, Mode, State
+from netra_queue.core.message import Fate, LossReason
+from netra_queue.core.wire import Ack
+from netra_queue.exceptions import StoreUnavailable
+from netra_queue.hub import Hub
+from netra_queue.link import Link
+from netra_queue.permission import MayDeliver
+from netra_queue.stores import current_store
+from netra_queue.stores.base import Presence, Store
+from tests.making import get, make_draft, put
+from tests.waiting import await_until
+
+DIGEST = f"{__name__}.slow_digest"
+may_go_on = threading.Event()
+is_digesting = threading.Event()
+
+
+def slow_digest(messages: Sequence[WaitingMessage]) -> Any:
+    is_digesting.set()
+    assert may_go_on.wait(10)
+    return "digest"
+
+
+@pytest.fixture
+def store(settings: Any) -> Iterator[Store]:
+    settings.NETRA_QUEUE = {
+        "STORE": "netra_queue.stores.memory.MemoryStore",
+        "STORE_TIMEOUT_SECONDS": 0.3,
+        "POLICIES": {"digest": {"REPLAY": {"NEWEST": 0, "DIGEST": DIGEST}}},
+    }
+    may_go_on.clear()
+    is_digesting.clear()
+    yield current_store()
+    may_go_on.set()
+    process.close()
+
+
+async def connect(hub: Hub, policy: str = "default", may_deliver: MayDeliver | None = None) -> tuple[Link, list[str]]:
+    """A connection of the hub's, and what is written to it: text, and codes with which it ends."""
+    frames: list[str] = []
+
+    async def write(frame: str | bytes) -> None:
+        frames.append(str(frame))
+
+    connection = Connection("user.1", conf.policy(policy), Mode.PROTOCOL, hub.loop.time())
+    presence = Presence(id=f"c{id(frames)}", queue="user.1", server=hub.server, policy=policy)
+    link = Link(
+        connection,
+        presence,
+        write=write,
+        timeout_seconds=5,
+        on_end=lambda code, reason: frames.append(f"closed {code}"),
+        on_broken=lambda: None,
+        may_deliver=may_deliver,
+    )
+    await hub.attach(link)
+    return link, frames
+
+
+def play(work: Callable[[Hub], Awaitable[None]]) -> None:
+    async def played() -> None:
+        hub = process.current_hub()
+        await work(hub)
+        await process.stop_hub()
+
+    asyncio.run(played())
+
+
+def test_a_digest_that_takes_too_long_leaves_nothing_out(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    put(store, make_draft(text='"first"'))
+
+    async def replayed(hub: Hub) -> None:
+        link, frames = await connect(hub, "digest")
+        await await_until(lambda: any('"first"' in frame for frame in frames))
+        may_go_on.set()
+        await asyncio.to_thread(lambda: [hub._digest_pool.submit(lambda: None).result(5) for _ in range(8)])
+        assert len(get(store).messages) == 1, "what came too late changes nothing"
+        assert not store.losses(["user.1"])
+        hub.carry_out(link, link.connection.receive(Ack(1), hub.loop.time()))
+
+    play(replayed)
+    assert "replay not shaped" in caplog.text
+
+
+def test_a_permission_that_takes_too_long_ends_the_connection(store: Store) -> None:
+    put(store, make_draft())
+
+    async def never(messages: Sequence[WaitingMessage]) -> list[str]:
+        await asyncio.sleep(60)
+        return []
+
+    async def ended(hub: Hub) -> None:
+        _, frames = await connect(hub, may_deliver=never)
+        await await_until(lambda: "closed 4503" in frames)
+        assert len(get(store).messages) == 1
+
+    play(ended)
+
+
+def test_a_permission_that_is_cancelled_from_within_ends_the_connection(store: Store) -> None:
+    """It awaited something of the consumer's that was cancelled: nobody else would read for this client again."""
+    put(store, make_draft())
+
+    async def cancelled(messages: Sequence[WaitingMessage]) -> list[str]:
+        raise asyncio.CancelledError
+
+    async def ended(hub: Hub) -> None:
+        _, frames = await connect(hub, may_deliver=cancelled)
+        await await_until(lambda: "closed 4503" in frames)
+        assert len(get(store).messages) == 1
+
+    play(ended)
+
+
+def test_what_is_withheld_was_never_delivered(store: Store) -> None:
+    secret, known = put(store, make_draft(text='"secret"', track=True), make_draft(track=True))
+
+    async def discreet(messages: Sequence[WaitingMessage]) -> list[WaitingMessage]:
+        assert all(found.delivered_at is None for found in store.tracked([secret.id, known.id]).values())
+        return [message for message in messages if message.data != "secret"]
+
+    async def said(hub: Hub) -> None:
+        _, frames = await connect(hub, may_deliver=discreet)
+        await await_until(lambda: any("netra.messages" in frame for frame in frames))
+        await await_until(lambda: store.tracked([secret.id])[secret.id].fate is Fate.WITHHELD)
+        found = store.tracked([secret.id, known.id])
+        assert found[secret.id].delivered_at is None
+        assert found[known.id].delivered_at is not None
+
+    play(said)
+
+
+def test_what_is_withheld_is_left_out_of_reads_until_the_store_removes_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, *(make_draft(text=f'"{number}"') for number in range(4)))
+    asked: list[Any] = []
+    withhold = store.withhold
+    is_away = True
+
+    def fails(positions: Any) -> Any:
+        if is_away:
+            raise StoreUnavailable("away")
+        return withhold(positions)
+
+    monkeypatch.setattr(store, "withhold", fails)
+
+    async def none(messages: Sequence[WaitingMessage]) -> list[str]:
+        asked.extend(message.data for message in messages)
+        return []
+
+    async def removed(hub: Hub) -> None:
+        nonlocal is_away
+        link, _ = await connect(hub, may_deliver=none)
+        await await_until(lambda: link.connection.state is State.LIVE)
+        for _ in range(3):
+            hub.ring(["user.1"])
+            await asyncio.sleep(0.05)
+        assert asked == ["0", "1", "2", "3"]
+        is_away = False
+        await await_until(lambda: not get(store).messages)
+        assert store.losses(["user.1"])["user.1"].total(LossReason.WITHHELD) == 4
+
+    play(removed)
+
+
+def test_deliveries_are_counted_when_the_store_is_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, make_draft())
+    returned = store.returned
+    calls: list[Any] = []
+
+    def fails_once(returns: Any) -> int:
+        calls.append(returns)
+        if len(calls) == 1:
+            raise StoreUnavailable("away")
+        return returned(returns)
+
+    monkeypatch.setattr(store, "returned", fails_once)
+
+    async def counted(hub: Hub) -> None:
+        link, frames = await connect(hub)
+        await await_until(lambda: any("netra.messages" in frame for frame in frames))
+        hub.release(link, 1006)
+        await await_until(lambda: get(store).messages[0].deliveries == 1)
+
+    play(counted)
+    assert len(calls) == 2
+
+
+def test_a_client_that_acks_costs_no_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, make_draft())
+    calls: list[Any] = []
+    monkeypatch.setattr(store, "returned", calls.append)
+
+    async def acked(hub: Hub) -> None:
+        link, frames = await connect(hub)
+        await await_until(lambda: any("netra.messages" in frame for frame in frames))
+        hub.carry_out(link, link.connection.receive(Ack(1), hub.loop.time()))
+        hub.release(link, 1006)
+        await await_until(lambda: not get(store).messages)
+
+    play(acked)
+    process.close()
+    assert calls == []
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["the hub ended", "the loop was left"])
+def test_the_end_of_the_process_counts_too(store: Store, stops: bool) -> None:
+    put(store, make_draft())
+
+    async def left() -> None:
+        hub = process.current_hub()
+        _, frames = await connect(hub)
+        await await_until(lambda: any("netra.messages" in frame for frame in frames))
+        if stops:
+            await process.stop_hub()
+
+    asyncio.run(left())
+    process.close()
+    assert get(store).messages[0].deliveries == 1
