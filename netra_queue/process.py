@@ -7,7 +7,11 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from asgiref.sync import SyncToAsync
 
 from . import policies, wakeup
 from .cancelling import cancel_all
@@ -19,8 +23,7 @@ from .stores import batching, current_store
 logger = logging.getLogger(__name__)
 
 EXIT_SECONDS = 5.0
-STRAGGLERS = 3
-STRAGGLER_SECONDS = 0.02
+IDLE_CHECK_SECONDS = 0.02
 
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
 os.register_at_fork(after_in_child=_hubs.clear)  # they go on in the parent
@@ -46,8 +49,17 @@ def _register_exit() -> None:
     """
     global _is_registered
     if not _is_registered:
-        getattr(threading, "_register_atexit", atexit.register)(close)
+        getattr(threading, "_register_atexit", atexit.register)(close_at_exit)
         _is_registered = True
+
+
+def close_at_exit() -> None:
+    """``close``, and no loop takes anything any more: who hands something to a closed loop is told so."""
+    loops = list(_hubs)
+    close()
+    for loop in loops:
+        if not loop.is_running():
+            loop.close()
 
 
 async def stop_hub() -> None:
@@ -83,23 +95,33 @@ def _finish(hub: Hub) -> None:
     if loop.is_closed() or loop.is_running() or threading.current_thread() is not threading.main_thread():
         return
     try:
-        loop.run_until_complete(_cancel_all(hub))
-        for _ in range(STRAGGLERS):
-            loop.run_until_complete(_cancel_stragglers())
+        loop.run_until_complete(_end_all(hub))
     except Exception as error:
         logger.error("consumers not ended at exit: %s", error, extra={"action": "exit_failed"})
 
 
-async def _cancel_all(hub: Hub) -> None:
+async def _end_all(hub: Hub) -> None:
     await hub.lingering.finish()
-    await cancel_all(asyncio.all_tasks() - {asyncio.current_task()} - hub.tasks())
+    await _cancel_others(hub.tasks())
     await hub.stop()
+    await _release_threads()
 
 
-async def _cancel_stragglers() -> None:
-    """A consumer's thread may have handed its send to the loop when that was about to stop: its wait has to end too."""
-    await asyncio.sleep(STRAGGLER_SECONDS)
-    await cancel_all(asyncio.all_tasks() - {asyncio.current_task()})
+async def _release_threads() -> None:
+    """End what the consumers' threads hand to this loop, until they have nothing left to do, or for EXIT_SECONDS."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    idle = SyncToAsync.single_thread_executor.submit(bool)
+    while not idle.done() and time.monotonic() < deadline:
+        await asyncio.sleep(IDLE_CHECK_SECONDS)
+        await _cancel_others()
+
+
+async def _cancel_others(spared: Collection[asyncio.Task[Any]] = ()) -> None:
+    """End all tasks that have begun. One that is cancelled before it begins never runs at all, and then asgiref does
+    not tell the thread that waits for it."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()} - set(spared)
+    await asyncio.sleep(0)  # the first steps of all these are due before this goes on
+    await cancel_all(tasks)
 
 
 def _write_rest(hub: Hub) -> None:
