@@ -121,11 +121,17 @@ def _moved(slot: CollapseSlot, target: int) -> CollapseSlot:
 
 
 def _merge(using: str, pairs: Sequence[tuple[CollapseSlot, CollapseSlot]], now: datetime) -> None:
-    """Of each pair the second one is kept, and gets to know of both messages; the older one is superseded."""
+    """Of each pair the second one is kept, and gets to know of both messages; the older one is superseded.
+
+    Not by one that is gone: where that was dropped or acked, the older one is all that its line has.
+    """
     older = []
+    positions = [max(gone.position, kept.position) for gone, kept in pairs]
+    there = set(Message.objects.using(using).filter(pk__in=positions).values_list("pk", flat=True))
     for gone, kept in pairs:
         earlier, later = sorted((gone.position, kept.position))
-        older.append(CollapseSlot(queue_id=kept.queue_id, digest=kept.digest, position=earlier))
+        if later in there:
+            older.append(CollapseSlot(queue_id=kept.queue_id, digest=kept.digest, position=earlier))
         kept.position, kept.superseded = later, kept.superseded + gone.superseded
         kept.expires_at = max(gone.expires_at, kept.expires_at)
     slots = {_key(kept): kept for _, kept in pairs}

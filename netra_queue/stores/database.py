@@ -180,7 +180,8 @@ class DatabaseStore(DatabaseLetters):
         return run(self.using, lambda: presence.heartbeat(self.using, server, now))
 
     def retire(self, server: Server) -> None:
-        run(self.using, lambda: presence.retire(self.using, server))
+        now = self.now()
+        run(self.using, lambda: presence.retire(self.using, server, now))
 
     # --- groups ------------------------------------------------------------------------------------------------
 

@@ -164,12 +164,6 @@ class MemoryStore(MemoryUpkeep):
             self._part(presences)
             self._forget_lingers(lambda presence, until: presence.id in ids)
 
-    def _part(self, presences: Collection[Presence]) -> None:
-        for presence in presences:
-            self._presences.pop(presence.id, None)
-            if (queue := self._peek(presence.queue)).seen_at is not None:  # otherwise it was forgotten meanwhile
-                queue.seen_at = self.now()
-
     def linger(self, stays: Sequence[tuple[Presence, float]]) -> set[str]:
         with self._lock:
             self._part([presence for presence, _ in stays])
@@ -202,7 +196,5 @@ class MemoryStore(MemoryUpkeep):
     def retire(self, server: Server) -> None:
         with self._lock:
             self._heartbeats.pop(server.id, None)
-            for presence, _ in list(self._presences.values()):
-                if presence.server.id == server.id:
-                    del self._presences[presence.id]
+            self._part([presence for presence, _ in self._presences.values() if presence.server.id == server.id])
             self._forget_lingers(lambda presence, until: presence.server.id == server.id)

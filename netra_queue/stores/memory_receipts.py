@@ -90,9 +90,12 @@ class MemoryReceipts(MemoryState):
         return len(self._take(queue, waiting, Fate.SUPERSEDED))
 
     def _move_slots(self, source: QueueRows, target: QueueRows) -> None:
+        """The older one of a pair is superseded, but not by one that is gone."""
+        there = {row.message.position for row in target.rows}
         for collapse, slot in source.slots.items():
             other = target.slots.get(collapse, Slot(0, 0, slot.expires_at))
-            count = self._take_waiting(target, min(slot.position, other.position))
+            earlier, later = sorted((slot.position, other.position))
+            count = self._take_waiting(target, earlier) if later in there else 0
             target.slots[collapse] = Slot(
                 max(slot.position, other.position),
                 slot.superseded + other.superseded + count,

@@ -231,6 +231,13 @@ class MemoryState(Store):
             if not self._is_recent(self._heartbeats.get(presence.server.id, since))
         ]
 
+    def _part(self, presences: Collection[Presence]) -> None:
+        """These connections are gone: until now their lines have been in use."""
+        for presence in presences:
+            self._presences.pop(presence.id, None)
+            if (queue := self._peek(presence.queue)).seen_at is not None:  # otherwise it was forgotten meanwhile
+                queue.seen_at = self.now()
+
     def _forget_lingers(self, is_over: Callable[[Presence, datetime], bool]) -> tuple[str, ...]:
         """Remove those of which this is true. Returns the ids of their servers."""
         over = [presence for presence, until in self._lingers.values() if is_over(presence, until)]

@@ -28,8 +28,7 @@ class MemoryUpkeep(MemoryGroups):
     def reap(self) -> int:
         with self._lock:
             dead = self._dead()
-            for id in dead:
-                del self._presences[id]
+            self._part([self._presences[id][0] for id in dead])
             silent = {server for server in self._heartbeats if not self._is_alive(server)}
             for server in silent:
                 del self._heartbeats[server]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from .. import conf
 from ..core.message import Losses, LossReason, Priority, base_of
@@ -90,6 +90,16 @@ def _see(using: str, lines: Collection[str], now: datetime) -> None:
         seen.update(seen_at=now)
 
 
+def _see_lines_of(using: str, connections: QuerySet[LiveConnection], now: datetime) -> None:
+    """Before these go: until now their lines have been in use, however long ago their clients came.
+
+    In transactions of its own, so that nobody waits for long. A connection that stays after all was in use, too.
+    """
+    for chunk in chunks(sorted(set(connections.values_list("queue_id", flat=True)))):
+        with own_transaction(using):
+            _see(using, list(Queue.objects.using(using).filter(pk__in=chunk).values_list("name", flat=True)), now)
+
+
 def losses(using: str, queues: Mapping[int, str], told: Collection[int] = ()) -> dict[str, Losses]:
     """What each of these queues (names by id) lost and no client was told of."""
     counts: dict[int, dict[tuple[LossReason, Priority], int]] = defaultdict(lambda: defaultdict(int))
@@ -124,9 +134,11 @@ def heartbeat(using: str, server: Server, now: datetime) -> bool:
     return False
 
 
-def retire(using: str, server: Server) -> None:
+def retire(using: str, server: Server, now: datetime) -> None:
+    connections = LiveConnection.objects.using(using).filter(server_id=server.id)
+    _see_lines_of(using, connections, now)
     with own_transaction(using):
-        LiveConnection.objects.using(using).filter(server_id=server.id)._raw_delete(using)
+        connections._raw_delete(using)
         lingers.remove_of_server(using, server.id)
         ServerProcess.objects.using(using).filter(pk=server.id)._raw_delete(using)
 
@@ -146,10 +158,11 @@ def _reap_server(using: str, server: str, now: datetime) -> int:
 
     A heartbeat in between waits for it, finds the server gone, and the server attaches its connections again.
     """
+    connections = LiveConnection.objects.using(using).filter(server_id=server).order_by("pk")
+    _see_lines_of(using, connections, now)
     with own_transaction(using):
         if not ServerProcess.objects.using(using).filter(pk=server, heartbeat_at__lte=lease(now))._raw_delete(using):
             return 0
-        connections = LiveConnection.objects.using(using).filter(server_id=server).order_by("pk")
         removed = 0
         for chunk in chunks(list(connections.values_list("pk", flat=True))):
             removed += LiveConnection.objects.using(using).filter(pk__in=chunk)._raw_delete(using)
@@ -161,6 +174,7 @@ def _reap_orphans(using: str, now: datetime) -> int:
     """Connections that were attached after their server was reaped, and whose server was not heard of again."""
     servers = ServerProcess.objects.filter(pk=OuterRef("server_id"))
     orphans = LiveConnection.objects.using(using).filter(~Exists(servers), connected_at__lte=lease(now))
+    _see_lines_of(using, orphans, now)
     removed = 0
     for chunk in chunks(list(orphans.order_by("pk").values_list("pk", flat=True))):
         removed += orphans.filter(pk__in=chunk)._raw_delete(using)

@@ -101,6 +101,29 @@ class LineContract:
         assert put(store, make_draft())[0].lines == (PHONE,)
         assert store.expire_lines(10) == 0
 
+    @pytest.mark.parametrize("ends", ["retire", "reap"])
+    def test_a_line_stays_in_use_after_its_server_ends(self, store: AdvancingStore, ends: str) -> None:
+        """From then on, and not from when its client came: an hour ago, or a month."""
+        come(store, PHONE, TAB)
+        store.advance(2 * WEEK)
+        store.heartbeat(HERE)
+        if ends == "retire":
+            store.retire(HERE)
+        else:
+            store.advance(60)
+            assert store.reap() == 2
+        assert store.expire_lines(10) == 0
+        assert put(store, make_draft())[0].lines == (PHONE, TAB)
+        store.advance(WEEK + 1)
+        assert store.expire_lines(10) == 2
+
+    def test_a_collapse_key_of_one_that_is_gone_takes_nothing_from_another_line(self, store: AdvancingStore) -> None:
+        first, second = make_draft(PHONE, collapse="progress"), make_draft(collapse="progress")
+        put(store, first, second)
+        store.ack({"user.1": [message.position for message in get(store).messages]})
+        come(store, PHONE)
+        assert ids(get(store, PHONE)) == [first.id]
+
     def test_expired_lines_lose_what_others_have(self, store: AdvancingStore) -> None:
         come(store, PHONE, stay=False)
         come(store, TAB)
