@@ -14,6 +14,9 @@ pytest.register_assert_rewrite("tests.stores.contract_linger")
 pytest.register_assert_rewrite("tests.stores.contract_groups")
 pytest.register_assert_rewrite("tests.stores.contract_receipts")
 pytest.register_assert_rewrite("tests.stores.contract_letters")
+pytest.register_assert_rewrite("tests.core.interleavings.books", "tests.core.interleavings.ledger")
+pytest.register_assert_rewrite("tests.core.interleavings.world", "tests.core.interleavings.stage")
+pytest.register_assert_rewrite("tests.core.interleavings.machine")
 
 
 def _database(name: str, alias: str) -> Any:
