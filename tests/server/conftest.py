@@ -24,6 +24,7 @@ from netra_queue.management.scenarios import server as servers
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
 from netra_queue.stores import current_store
+from netra_queue.stores.base import QueueStat
 from netra_queue.stores.database import DatabaseStore
 from project.environment import channel_layers
 from tests.settings import MISSING, REDIS_URL
@@ -94,11 +95,31 @@ async def live(client: Client) -> None:
     await client.until(lambda: bool(client.frames("netra.live")))
 
 
+async def answers(client: Client) -> None:
+    """The connection is alive: a ping sent now is answered."""
+    before = len(client.frames("netra.pong"))
+    await client.send({"type": "netra.ping"})
+    await client.until(lambda: len(client.frames("netra.pong")) > before)
+
+
+async def stat(queue: str) -> QueueStat:
+    return await sync_to_async(current_store().stat)(queue)
+
+
+async def connected(queue: str, count: int, seconds: float = 20) -> None:
+    """The store knows of so many connections of this queue."""
+
+    async def has_them() -> bool:
+        return (await stat(queue)).connections == count
+
+    await await_until(has_them, seconds)
+
+
 async def holds(queue: str, count: int, seconds: float = 10) -> None:
     """The store has so many messages of this queue."""
 
     async def has_them() -> bool:
-        return (await sync_to_async(current_store().stat)(queue)).messages == count
+        return (await stat(queue)).messages == count
 
     await await_until(has_them, seconds)
 

@@ -14,33 +14,19 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from asgiref.sync import sync_to_async
 
 import netra_queue
 from netra_queue.core.wire import SUBPROTOCOL, CloseCode
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
-from netra_queue.stores import current_store
-from netra_queue.stores.base import QueueStat
 from tests.chaos.proxy import Proxy
 from tests.conftest import CONCURRENT_DATABASES_HERE
-from tests.server.conftest import World, holds, live, new_queue, play
+from tests.server.conftest import World, answers, connected, holds, live, new_queue, play, stat
 from tests.waiting import await_until
 
 ON_POSTGRESQL = CONCURRENT_DATABASES_HERE[:1]
 KINDS = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 MEGABYTE = 1_048_576
-
-
-async def stat(queue: str) -> QueueStat:
-    return await sync_to_async(current_store().stat)(queue)
-
-
-async def answers(client: Client) -> None:
-    """The connection is alive: a ping sent now is answered."""
-    before = len(client.frames("netra.pong"))
-    await client.send({"type": "netra.ping"})
-    await client.until(lambda: len(client.frames("netra.pong")) > before)
 
 
 # --- losses --------------------------------------------------------------------------------------------------------
@@ -187,12 +173,12 @@ class Deaf:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, times: int = 1) -> None:
         """Blocks while the server does not read."""
         data = text.encode()
         is_long = len(data) > 65_535
         size = bytes([0x80 | (127 if is_long else 126)]) + len(data).to_bytes(8 if is_long else 2, "big")
-        self._socket.sendall(b"\x81" + size + bytes(4) + data)  # a mask of zeros leaves the data as it is
+        self._socket.sendall((b"\x81" + size + bytes(4) + data) * times)  # a mask of zeros leaves the data as it is
 
     def is_ended(self, code: int) -> bool:
         """Read, at last. Whether there is a close with this code (two bytes that no other frame has), or just the end:
@@ -272,18 +258,12 @@ def test_a_client_that_never_reads_costs_bounded_memory_and_loses_nothing(
             await holds(queue, count)
             for number in range(count):
                 await netra_queue.asend(queue, [number, "x" * size])
-            await gone()
+            await connected(queue, 0)
             assert await asyncio.to_thread(deaf.is_ended, CloseCode.NOT_RESPONDING)
         watching.cancel()
         found = await stat(queue)
         assert (found.messages, bool(found.losses)) == (2 * count, False)
         assert peak.bytes_ - before < 30 * MEGABYTE
-
-    async def gone() -> None:
-        async def has_nobody() -> bool:
-            return (await stat(queue)).connections == 0
-
-        await await_until(has_nobody, 20)
 
     play(bounded())
 
