@@ -253,6 +253,15 @@ class Forbidding(Echo):
         raise PermissionDenied("that queue is somebody else's")
 
 
+class Revocable(Echo):
+    """Its clients may come until another connection of the queue says "release"."""
+
+    async def get_queue(self) -> str | None:
+        if gates[self.scope["netra_queue_name"]].is_set():
+            raise PermissionDenied("not yours any more")
+        return await super().get_queue()
+
+
 class Misnaming(Echo):
     async def get_queue(self) -> str | None:
         return "no such name!"
@@ -355,6 +364,7 @@ CONSUMERS |= {
         Member,
         Misnaming,
         Rejecting,
+        Revocable,
         SyncDiscreet,
         SyncGrouped,
         Staying,
