@@ -1,6 +1,7 @@
 """Clients that mean harm: each meets its close code or the server's own patience, and nobody else notices.
 
-What a client may get wrong by mistake is in test_bad_input.py, one that never reads in test_outages.py.
+What a client may get wrong by mistake is in test_bad_input.py, one that never reads in test_outages.py, a thousand
+sockets in test_crowd.py, who may open which queue in test_authorization.py.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import netra_queue
 from netra_queue.core.wire import SUBPROTOCOL, CloseCode
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
-from tests.server.conftest import World, holds, live, new_queue, play
+from tests.server.conftest import World, connected, holds, live, new_queue, play
+from tests.server.test_outages import Deaf, deaf_client
 
 pytestmark = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
-CROWD = 300
 ACKS = 20_000
+PINGS = 1_000_000
 MEGABYTE = 1_048_576
 
 
@@ -96,7 +98,7 @@ def test_an_id_leads_to_no_other_queue(sqlite_world: World, server: Server, clie
 
 def test_a_flood_of_acks_and_pings(sqlite_world: World, server: Server) -> None:
     async def flood() -> float:
-        queue = new_queue()
+        queue, before = new_queue(), server.memory_bytes()
         async with somebody_else(sqlite_world, server):
             await netra_queue.asend(queue, "kept")
             socket = await raw_socket(server, queue)
@@ -109,9 +111,32 @@ def test_a_flood_of_acks_and_pings(sqlite_world: World, server: Server) -> None:
             await socket.close()
             await draining
             await holds(queue, 2)
+            assert server.memory_bytes() - before < 10 * MEGABYTE
             return spent
 
     assert play(flood()) < 60
+
+
+def test_a_flood_of_pings_by_a_client_that_never_reads(sqlite_world: World, kind: str) -> None:
+    """Their answers fill what the system takes, then the connection's outbox, and that has an end."""
+    server = sqlite_world.start(kind, WRITE_TIMEOUT_SECONDS=600)
+
+    def ping_on(deaf: Deaf) -> bool:
+        with suppress(OSError):
+            for _ in range(PINGS // 100):
+                deaf.say('{"type":"netra.ping"}', times=100)
+        return deaf.is_ended(CloseCode.NOT_RESPONDING)
+
+    async def flood() -> None:
+        before = server.memory_bytes()
+        queue = new_queue()
+        async with somebody_else(sqlite_world, server):
+            with deaf_client(server.url(queue)) as deaf:
+                assert await asyncio.to_thread(ping_on, deaf)
+            await connected(queue, 0)
+        assert server.memory_bytes() - before < 20 * MEGABYTE
+
+    play(flood())
 
 
 def test_megabytes_and_binary_garbage(sqlite_world: World, server: Server) -> None:
@@ -152,22 +177,6 @@ def test_subprotocols_that_nobody_knows(sqlite_world: World, server: Server) -> 
             assert await client.take(1) == ["kept"]
 
     play(offer())
-
-
-def test_a_crowd_of_sockets_of_one_user(sqlite_world: World, server: Server) -> None:
-    """Without an id they share a line, and each costs its own window; with ids there are only so many."""
-
-    async def crowd() -> None:
-        queue = new_queue()
-        async with somebody_else(sqlite_world, server):
-            sockets = [await raw_socket(server, queue) for _ in range(CROWD)]
-            await netra_queue.asend(queue, "to all of you")
-            frames = [json.loads(await socket.recv())["type"] for socket in sockets]
-            assert frames == ["netra.hello"] * CROWD
-            for socket in sockets:
-                socket.transport.abort()
-
-    play(crowd())
 
 
 def test_a_crowd_of_devices_of_one_user(sqlite_world: World, kind: str) -> None:
