@@ -32,6 +32,7 @@ from .actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Ret
 from .deliveries import Delivery, Held, Window, chunks, storable
 from .message import Losses, Message
 from .policy import Policy
+from .told import Told
 from .wire import Ack, CloseCode, ControlFrame, Mode
 
 __all__ = [
@@ -86,8 +87,7 @@ class Connection:
     _asked: bool = False
     _reading: bool = False
     _owes_pong: bool = False
-    _told: dict[int, int] = field(default_factory=dict)  # loss records, and the delivery that came after the word
-    _acked_seq: int = 0
+    _told: Told = field(default_factory=Told)
     _heard_at: float = 0.0
     _progress_at: float = 0.0
     _persist_retry_at: float = 0.0
@@ -103,7 +103,7 @@ class Connection:
         self.state, self._opened_at = State.REPLAYING, at
         actions: list[Action] = []
         if self.mode is Mode.PROTOCOL:
-            self._told = dict.fromkeys(losses.records, 0)
+            self._told.tell(losses.records, following=0)
             hello = wire.hello(
                 queue=self.queue,
                 waiting=waiting,
@@ -287,11 +287,7 @@ class Connection:
         return self._settle(frame.seq) + self._release(frame.seq, now) + self._flush(now)
 
     def _settle(self, seq: int) -> list[Action]:
-        """Of what was told while acks were on their way, an ack proves that the client has heard it if it is for a
-        delivery that came after the word, or if it is for nothing new: a client sends that to say so."""
-        is_new, self._acked_seq = seq > self._acked_seq, max(seq, self._acked_seq)
-        heard = tuple(record for record, following in self._told.items() if not is_new or seq >= following)
-        self._told = {record: at for record, at in self._told.items() if record not in heard}
+        heard = self._told.acked(seq)
         return [Settle(heard)] if heard else []
 
     def heard(self, now: float) -> None:
@@ -305,15 +301,15 @@ class Connection:
 
     def tell_losses(self, losses: Losses) -> list[Action]:
         """Messages of this queue were lost to policy. Told once a record, and on the next connection if unacked."""
-        new = tuple(record for record in losses.records if record not in self._told)
+        new = tuple(record for record in losses.records if record not in self._told.records())
         if self.mode is Mode.RAW or not new or self.state not in (State.REPLAYING, State.LIVE):
             return []
-        self._told |= dict.fromkeys(new, self._next_seq)
+        self._told.tell(new, following=self._next_seq)
         return [Transmit(wire.lost(losses))]
 
     def told(self) -> Collection[int]:
         """The loss records that this client was told of and has not acked yet."""
-        return self._told.keys()
+        return self._told.records()
 
     def _release(self, seq: int, now: float) -> list[Action]:
         """Everything up to ``seq`` has been processed by the client."""

@@ -312,6 +312,15 @@ class TestLosses:
         connection.take([make_message(2)], more=False, now=0.0)
         assert connection.receive(Ack(2), 0.0) == [Settle((7, 8)), Acknowledge((1, 2))]
 
+    def test_an_ack_for_nothing_new_says_nothing_of_a_second_word(self) -> None:
+        """It may have crossed that one on its way."""
+        connection = live()
+        connection.tell_losses(LOST)
+        connection.tell_losses(replace(LOST, records=(7, 8, 9)))
+        assert connection.receive(Ack(0), 0.0) == [Settle((7, 8))]
+        assert list(connection.told()) == [9]
+        assert connection.receive(Ack(0), 0.0) == [Settle((9,))]
+
     def test_raw_clients_cannot_be_told(self) -> None:
         connection = opened(Mode.RAW, LOST)
         assert connection.tell_losses(LOST) == []

@@ -195,6 +195,8 @@ class Interleavings(Stage):
         """All that the client has, or a part of it. It arrives with ``hear``."""
         _, socket = self.pick(index, lambda s: s.has_client and (s.received_seq > s.acked_seq or s.owes_ack))
         seq = max(socket.acked_seq, socket.received_seq - back)
+        if seq == socket.acked_seq and not socket.owes_ack:
+            return  # it would say that the client has heard of losses
         socket.acknowledge(seq)
         self.processed |= socket.processed(seq)
 

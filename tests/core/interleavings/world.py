@@ -56,8 +56,6 @@ class Socket:
     heard: set[int] = field(default_factory=set)  # records of losses
     owes_ack: bool = False  # for what it has heard of losses
     acks: deque[int] = field(default_factory=deque)  # on their way to the server
-    arrived_seq: int = 0
-    is_new: bool = False  # the last one that arrived was for something new
 
     @property
     def line(self) -> str:
@@ -190,7 +188,6 @@ class Process:
     def hear(self, socket: Socket, now: float) -> None:
         """The next ack of the client's has arrived."""
         seq = socket.acks.popleft()
-        socket.is_new, socket.arrived_seq = seq > socket.arrived_seq, max(seq, socket.arrived_seq)
         self.carry_out(socket, socket.connection.receive(Ack(seq), now), now)
 
     def release(self, socket: Socket, code: int | None, now: float) -> None:
@@ -257,8 +254,7 @@ class Process:
                     socket.persists.append(messages)
                     assert len(socket.persists) == 1, "a second one could overtake one that fails"
                 case Settle(settled):
-                    # An ack for nothing new that crosses a netra.lost on its way settles that one, too.
-                    assert set(settled) <= socket.heard or not socket.is_new, "only losses that the client has heard of"
+                    assert set(settled) <= socket.heard, "only losses that the client has heard of"
                     self.settles.append((socket.line, settled))
                 case Close(code, reason):
                     raise AssertionError(f"closed with {code}: {reason}")
