@@ -378,6 +378,7 @@ class Endpoint:
                 while self._link.persisting is not None:
                     await asyncio.wait([self._link.persisting])
                 await self._hub.acks.written(self._link.queue)
+                await self._hub.own.written()  # also what other connections left while the store was away
         except TimeoutError:
             logger.info("not everything is stored yet", extra={"action": "slow_release"})
 

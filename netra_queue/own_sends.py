@@ -37,6 +37,8 @@ class OwnSends:
         from_thread: Callable[..., None],
     ) -> None:
         self.orphans: dict[Link, None] = {}
+        self._no_orphans = asyncio.Event()
+        self._no_orphans.set()
         self._loop, self._carry_out, self._from_thread = loop, carry_out, from_thread
         self._complained_at = -COMPLAIN_SECONDS
 
@@ -111,6 +113,14 @@ class OwnSends:
             self.orphans[link] = None
         else:
             logger.error("own sends lost: the store is away, and memory is full", extra={"action": "own_sends_lost"})
+        if self.orphans:
+            self._no_orphans.clear()
+        else:
+            self._no_orphans.set()
+
+    async def written(self) -> None:
+        """Return when the store has what connections that are gone had sent. It is offered to it every second."""
+        await self._no_orphans.wait()
 
     def _complain(self, error: BaseException) -> None:
         """Once in a while: with the store away, every connection fails every second."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import TypeVar
 
 from django.db import Error, InterfaceError, InternalError, OperationalError, connections, transaction
@@ -90,7 +89,16 @@ def afterwards(using: str, work: Callable[[], object]) -> None:
 
     It is repeated as ``run`` does; an error reaches the log only. If the process ends before that, it is never done.
     """
-    transaction.on_commit(partial(run, using, work), using=using, robust=True)
+    on_commit(using, lambda: run(using, work))
+
+
+def on_commit(using: str, work: Callable[[], object]) -> None:
+    """Have ``work`` done once the transaction has committed; at once without one. An error reaches the log only."""
+
+    def done() -> None:  # Django logs a failure with its __qualname__, which a partial has not
+        work()
+
+    transaction.on_commit(done, using=using, robust=True)
 
 
 def drop_dead_connection(using: str) -> bool:

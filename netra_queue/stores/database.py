@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
-from django.db import connections, router, transaction
+from django.db import connections, router
 
 from .. import models
 from ..core.connection import ReadRequest
@@ -51,7 +51,7 @@ from .base import (
     Server,
 )
 from .clock import DatabaseClock
-from .connecting import database_time, in_own_thread, is_in_transaction, run
+from .connecting import database_time, in_own_thread, is_in_transaction, on_commit, run
 from .database_letters import DatabaseLetters
 
 
@@ -80,7 +80,7 @@ class DatabaseStore(DatabaseLetters):
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         if self.in_transaction():
-            transaction.on_commit(callback, using=self.using, robust=True)
+            on_commit(self.using, callback)
         else:
             callback()
 

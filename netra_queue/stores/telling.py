@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import partial
-
-from django.db import transaction
 
 from .. import signals
 from ..core.message import Fate, Priority, base_of, client_of
 from ..core.tracking import EndedMessage
 from ..models import Queue
+from .connecting import on_commit
 from .rows import chunks
 
 Ended = tuple[str, int, int]  # a message's id, its line's, and its priority
@@ -20,7 +18,7 @@ Ended = tuple[str, int, int]  # a message's id, its line's, and its priority
 def tell(using: str, ended: Iterable[Ended], fate: Fate, now: datetime) -> None:
     """These messages end so when the transaction commits."""
     if signals.has_listeners(fate) and (messages := list(ended)):
-        transaction.on_commit(partial(_tell, using, messages, fate, now), using=using, robust=True)
+        on_commit(using, lambda: _tell(using, messages, fate, now))
 
 
 def _tell(using: str, ended: Sequence[Ended], fate: Fate, now: datetime) -> None:

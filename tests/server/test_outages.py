@@ -109,6 +109,12 @@ def test_sigkill_takes_at_most_the_own_sends_of_the_last_second(sqlite_world: Wo
 # --- the database --------------------------------------------------------------------------------------------------
 
 
+def through(proxy: Proxy, url: str) -> str:
+    parts = urlsplit(url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{proxy.own_port}"))
+
+
 @KINDS
 @pytest.mark.parametrize("alias", ON_POSTGRESQL)
 @pytest.mark.parametrize("is_silent", [False, True], ids=["refuses", "silent"])
@@ -121,13 +127,9 @@ def test_the_database_is_away_for_a_while(
     proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
     queue, window = new_queue(), 8
 
-    def url() -> str:
-        credentials, at, _ = parts.netloc.rpartition("@")
-        return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{proxy.own_port}"))
-
     async def goes_on() -> None:
         async with proxy:
-            world.environment["DATABASE_URL"] = url()
+            world.environment["DATABASE_URL"] = through(proxy, world.environment["DATABASE_URL"])
             server = world.start(
                 kind, POLL_SECONDS=0.3, STORE_TIMEOUT_SECONDS=1.5, POLICIES={"narrow": {"WINDOW": window}}
             )
@@ -162,6 +164,38 @@ def test_the_database_is_away_for_a_while(
                 await holds(queue, 0)
 
     play(goes_on())
+
+
+@pytest.mark.parametrize("alias", ON_POSTGRESQL)
+def test_a_server_that_ends_just_when_the_database_is_back(make_world: Callable[..., World], alias: str) -> None:
+    """Uvicorn ends without exit handlers, as soon as the consumers that are left are over."""
+    world = make_world(alias)
+    parts = urlsplit(world.environment["DATABASE_URL"])
+    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+    queue = new_queue()
+
+    async def survives() -> None:
+        async with proxy:
+            world.environment["DATABASE_URL"] = through(proxy, world.environment["DATABASE_URL"])
+            server, second = world.start("uvicorn"), world.start("uvicorn")
+            client, other = world.client(server, queue, acks=False), world.client(server)
+            await client.connect()
+            await other.connect()
+            await live(client)
+            await proxy.cut()
+            await client.send({"send": 5})
+            await client.take(5)
+            await client.disconnect()
+            await await_until(lambda: "own sends not stored yet" in world.log.read_text())
+            await proxy.restore()
+            await asyncio.to_thread(server.stop)
+            client.received.clear()
+            client.acks = True
+            await client.connect(second.url(queue))
+            assert await client.take(5) == [{"own": number} for number in range(5)]
+            await client.disconnect()
+
+    play(survives())
 
 
 # --- clients that do not read --------------------------------------------------------------------------------------

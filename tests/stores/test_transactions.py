@@ -66,6 +66,16 @@ class TestCallersTransaction:
             store.after_commit(partial(calls.append, "rolled back"))
         assert calls == ["at once", "committed"]
 
+    def test_what_fails_after_the_commit_fails_alone(
+        self, store: AdvancingDatabaseStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Django's word for the log wants a name of it, which a partial has not."""
+        with transaction.atomic(using=store.using):
+            put(store, make_draft())
+            store.after_commit(partial(int, "no number"))  # type: ignore[arg-type]
+        assert "no number" in caplog.text
+        assert len(ids(get(store))) == 1
+
     def test_a_full_queue_leaves_the_transaction_usable(self, store: AdvancingDatabaseStore) -> None:
         reject = make_policy(max_messages=1, overflow=Overflow.REJECT)
         first, other = make_draft(), make_draft("user.2")
