@@ -9,7 +9,7 @@ STAMP := $(VENV)/.requirements
 # (A Celery worker that ends well by Ctrl-C still exits with 1: its target looks for the signal itself.)
 FOREGROUND := read -r _ _ _ _ group _ _ terminal _ 2>/dev/null </proc/$$$$/stat && [ "$$group" = "$$terminal" ] && set -m;
 
-.PHONY: help demo test chaos lint wheel scenarios worker beat bench clean
+.PHONY: help demo test chaos lint client wheel scenarios worker beat bench clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
@@ -33,6 +33,9 @@ lint: $(STAMP) ## ruff and mypy
 	@$(RUN)/ruff check .
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
+
+client: ## join the browser client's parts into one file, client.js
+	@$(PYTHON) .ci/join_client.py
 
 wheel: $(STAMP) ## build the package into dist/
 	@rm -rf build dist

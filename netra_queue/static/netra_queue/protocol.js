@@ -1,0 +1,307 @@
+// The client's side of netra-queue.v1 (docs/protocol.md), the counterpart of core/connection.py. It only thinks: no
+// socket, no timer, no clock. Every method takes what happened and the time (milliseconds), and returns what to do.
+//
+//   connect --> connecting --hello--> replaying --live--> live
+//                   ^                     |                 |
+//                   |                     +----- broken ----+--- suspend, or a 45xx
+//                   +---- time ---- waiting <---------------+
+//   close(), or a 44xx, from anywhere --> closed
+
+export const SUBPROTOCOL = "netra-queue.v1";
+const ACK_AFTER_MS = 100;
+const HELLO_MS = 15_000;
+const PROBE_MS = 3_000;
+const FIRST_BACKOFF_MS = 500;
+const LONGEST_BACKOFF_MS = 30_000;
+const LATE_MS = 5_000;
+const REMEMBERED_WINDOWS = 2;
+
+/** The ids handled lately, oldest forgotten first. */
+export class SeenIds {
+  constructor(ids = []) {
+    this.ids = new Set(ids);
+  }
+
+  has(id) {
+    return this.ids.has(id);
+  }
+
+  add(id, most) {
+    this.ids.add(id);
+    for (const oldest of this.ids) {
+      if (this.ids.size <= most) break;
+      this.ids.delete(oldest);
+    }
+  }
+}
+
+/**
+ * What to do: {do: "connect"}, {do: "disconnect"} (of the present socket nothing is heard any more), {do: "write", text, frame},
+ * {do: "handle", message} (answer with `handled` or `failed`), {do: "save"} (the ids in `seen`, before they are acked),
+ * {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}.
+ */
+export class Protocol {
+  constructor({ seen = new SeenIds(), random = Math.random } = {}) {
+    this.seen = seen;
+    this.random = random;
+    this.state = "closed";
+    this.outbox = []; // what the application sent while there was no connection: {text, …}
+    this.busy = null; // the delivery that the application is handling, perhaps one of a connection that is gone
+    this.hasFailed = false; // since then, nothing was handled
+    this.attempt = 0;
+    this.retryAfterMs = 0;
+    this.now = 0;
+    this.#reset();
+  }
+
+  /** When `tick` is due, or null. */
+  get wakeAt() {
+    const times = Object.values(this.due).filter((at) => at !== null);
+    return times.length ? Math.min(...times) : null;
+  }
+
+  get isConnected() {
+    return this.state === "replaying" || this.state === "live";
+  }
+
+  // --- the application ---
+
+  /** Be connected from now on. */
+  connect(now) {
+    this.#clock(now);
+    if (this.state !== "closed" && this.state !== "waiting") return [];
+    this.#reset();
+    this.due.hello = now + HELLO_MS;
+    return [...this.#become("connecting"), { do: "connect" }];
+  }
+
+  /** `frame`: {text}, for the consumer's receive. Written now, or after the next hello. */
+  send(frame, now) {
+    this.#clock(now);
+    if (this.isConnected) return [write(frame.text, frame)];
+    this.outbox.push(frame);
+    return [];
+  }
+
+  /** The application has handled the message: it is acked soon, and comes no more. */
+  handled(now) {
+    this.#clock(now);
+    const { seq, message, connection } = this.busy;
+    this.busy = null;
+    this.hasFailed = false;
+    this.seen.add(message.id, REMEMBERED_WINDOWS * this.window);
+    if (connection !== this.connection) return this.#handleNext();
+    return [...this.#processed(seq), ...this.#handleNext()];
+  }
+
+  /** The application could not handle the message. It is not acked, and comes again with the next connection. */
+  failed(error, now) {
+    this.#clock(now);
+    const { connection } = this.busy;
+    this.busy = null;
+    const actions = [{ do: "error", error }];
+    if (connection !== this.connection || !this.isConnected) return [...actions, ...this.#handleNext()];
+    this.hasFailed = true;
+    return [...actions, ...this.#ack(), { do: "disconnect" }, ...this.#wait({ error })];
+  }
+
+  /** Never again, unless `connect` is called. */
+  close(now) {
+    this.#clock(now);
+    if (this.state === "closed") return [];
+    return [...this.#ack(), { do: "disconnect" }, ...this.#end({})];
+  }
+
+  // --- the page ---
+
+  /** The network or the page is back: no waiting, and a connection that died meanwhile is noticed soon. */
+  nudge(now) {
+    this.#clock(now);
+    if (this.state === "waiting") return this.connect(now);
+    if (this.state === "connecting") this.due.hello = Math.min(this.due.hello, now + PROBE_MS);
+    return this.isConnected ? [this.#ping(PROBE_MS)] : [];
+  }
+
+  /** The page is hidden for good, or kept to be shown again: then `nudge` is called. */
+  suspend(now) {
+    this.#clock(now);
+    if (this.state === "closed") return [];
+    const actions = [{ do: "save" }, ...this.#ack(), { do: "disconnect" }];
+    this.#reset();
+    return [...actions, ...this.#become("waiting", {})];
+  }
+
+  // --- the socket ---
+
+  received(text, now) {
+    this.#clock(now);
+    this.due.answer = null;
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      return this.#broken("what came was not JSON");
+    }
+    switch (frame.type) {
+      case "netra.hello":
+        return this.#hello(frame);
+      case "netra.messages":
+        return this.#messages(frame);
+      case "netra.live":
+        if (!this.hasFailed) this.attempt = 0;
+        return this.#become("live");
+      case "netra.lost":
+        // An ack for nothing new: it shows the server that this was heard. Others may have been under way already.
+        return [{ do: "lost", lost: counts(frame) }, write(ackFrame(this.acked))];
+      case "netra.retry":
+        this.retryAfterMs = frame.after * 1000;
+        return [];
+    }
+    return [];
+  }
+
+  /** The socket has ended, or never opened. `code`: of the close frame, 1006 without one. */
+  disconnected(code, reason, now) {
+    this.#clock(now);
+    if (this.state === "closed" || this.state === "waiting") return [];
+    if (code >= 4400 && code < 4500) return this.#end({ code, reason });
+    return this.#wait({ code, reason });
+  }
+
+  tick(now) {
+    this.#clock(now);
+    const { back, hello, answer, ack, ping } = this.due;
+    if (isDue(back, now)) return this.connect(now);
+    if (isDue(hello, now)) return this.#broken("no netra.hello came");
+    if (isDue(answer, now)) return this.#broken("the server went silent");
+    const actions = isDue(ack, now) ? this.#ack() : [];
+    // Late: timers stood still, as on a laptop that slept. The connection may be long gone.
+    if (isDue(ping, now)) actions.push(this.#ping(now - ping > LATE_MS ? PROBE_MS : this.heartbeatMs / 2));
+    return actions;
+  }
+
+  // --- within ---
+
+  #reset() {
+    this.connection = {}; // one for each connection, to be compared
+    this.inbox = [];
+    this.window = this.window ?? 256;
+    this.heartbeatMs = 25_000;
+    this.delivered = this.processed = this.acked = 0;
+    this.due = { back: null, hello: null, answer: null, ack: null, ping: null };
+  }
+
+  /** Clocks are set back. What was due in a minute still is. */
+  #clock(now) {
+    const back = this.now - now;
+    if (back > 0) {
+      for (const [name, at] of Object.entries(this.due)) if (at !== null) this.due[name] = at - back;
+    }
+    this.now = now;
+  }
+
+  #become(state, detail = {}) {
+    this.state = state;
+    return [{ do: "state", state, detail }];
+  }
+
+  #hello(frame) {
+    this.due.hello = null;
+    this.window = frame.window;
+    this.heartbeatMs = frame.heartbeat * 1000;
+    this.due.ping = this.now + this.heartbeatMs / 2;
+    const { queue, waiting, lost } = frame;
+    const actions = this.#become("replaying", { queue, waiting });
+    if (Object.values(counts(lost)).some((count) => count > 0)) {
+      actions.push({ do: "lost", lost });
+      this.#ackSoon(); // of 0, if nothing comes
+    }
+    return [...actions, ...this.outbox.splice(0).map((kept) => write(kept.text, kept))];
+  }
+
+  #messages(frame) {
+    if (frame.seq !== this.delivered + 1) return this.#broken(`delivery ${frame.seq} came after ${this.delivered}`);
+    frame.messages.forEach((message, index) => this.inbox.push({ seq: frame.seq + index, message }));
+    this.delivered += frame.messages.length;
+    return this.#handleNext();
+  }
+
+  #handleNext() {
+    const actions = [];
+    while (this.busy === null && this.inbox.length) {
+      const { seq, message } = this.inbox.shift();
+      if (this.seen.has(message.id)) {
+        actions.push({ do: "repeat", message: forApplication(message) }, ...this.#processed(seq));
+      } else {
+        this.busy = { seq, message, connection: this.connection };
+        actions.push({ do: "handle", message: forApplication(message) });
+      }
+    }
+    return actions;
+  }
+
+  #processed(seq) {
+    this.processed = seq;
+    this.#ackSoon();
+    return this.processed - this.acked >= this.window / 2 ? this.#ack() : [];
+  }
+
+  #ackSoon() {
+    this.due.ack ??= this.now + ACK_AFTER_MS;
+  }
+
+  #ack() {
+    if (this.due.ack === null) return [];
+    this.due.ack = null;
+    if (!this.isConnected) return [];
+    this.acked = this.processed;
+    return [{ do: "save" }, write(ackFrame(this.acked))];
+  }
+
+  #ping(answerMs) {
+    const answer = this.now + answerMs;
+    this.due.answer = Math.min(answer, this.due.answer ?? answer);
+    this.due.ping = this.now + this.heartbeatMs / 2; // whatever else is written: only a pong shows that it arrives
+    return write('{"type":"netra.ping"}');
+  }
+
+  #broken(reason) {
+    this.hasFailed = true;
+    return [{ do: "disconnect" }, ...this.#wait({ code: 1006, reason })];
+  }
+
+  /** Full jitter, so that the clients of a server that restarted do not come all at once. */
+  #wait(detail) {
+    const ceiling = Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** this.attempt);
+    const back = this.now + this.retryAfterMs + this.random() * ceiling;
+    this.attempt += 1;
+    this.retryAfterMs = 0;
+    this.#reset();
+    this.due.back = back;
+    return this.#become("waiting", { ...detail, until: back });
+  }
+
+  #end(detail) {
+    this.#reset();
+    this.attempt = 0;
+    return this.#become("closed", detail);
+  }
+}
+
+const isDue = (at, now) => at !== null && now >= at;
+
+const write = (text, frame = null) => ({ do: "write", text, frame });
+
+const ackFrame = (seq) => JSON.stringify({ type: "netra.ack", seq });
+
+function counts(lost) {
+  const { type, since, by_priority, ...rest } = lost;
+  return rest;
+}
+
+/** {id, priority, sentAt, replayed, data}: the data is JSON's, a string, or a Uint8Array. */
+function forApplication({ id, priority, sent_at, replayed, ...payload }) {
+  const { data = payload.text, data_base64 } = payload;
+  const bytes = data_base64 === undefined ? data : Uint8Array.from(atob(data_base64), (char) => char.charCodeAt(0));
+  return { id, priority, sentAt: new Date(sent_at), replayed, data: bytes };
+}
