@@ -5,34 +5,28 @@ import { Protocol, SUBPROTOCOL, SeenIds } from "./protocol.js";
 const MOST_FRAMES = 1000;
 const MOST_CHARACTERS = 1_000_000;
 const CLAIM_MS = 500;
+const RELOAD_MS = 5_000;
 const SLICE_MS = 8;
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // browsers take a longer one for none
 
-/**
- * A connection to one queue that lasts. It begins by itself, and goes on until `close()` or a close code 44xx.
- *
- * `url`: absolute, or relative to this page. One NetraQueue for each URL and page; it takes any number of listeners.
- * - `client`: this client's id; "auto": one of this tab's own; "": none (docs/devices.md).
- * - `outbox`: what is sent while offline is kept in "memory", or over a "reload" of the page as well.
- *
- * Messages (QueueMessage) go to `onmessage` and to the listeners of "message", which may return promises, one after the
- * other. A message is acked when all are done with it. When one of them throws, there is an "error" event, and the message
- * comes again after a reconnect. While nobody listens, it waits.
- *
- * Other events, with `detail`: "state" {state, …}, "lost" (counts by reason), "repeat" (a message that had been handled
- * and is not handled again), "error" {error}.
- */
+/** A connection to one queue that lasts. What it offers is described in client.d.ts and docs/client.md. */
 export class NetraQueue extends EventTarget {
   #url;
   #client;
   #keepsOutbox;
+  #kept = 0; // how many frames of the outbox are in the storage
   #protocol;
   #tab;
   #socket = null;
   #timer;
-  #isStarting = false;
+  #actions = [];
+  #isActing = false;
   #watch = null; // as long as it is not closed
+  #isClaimed = false; // this tab has its id, and what the page before left
+  #isAway = false; // in the back/forward cache, or about to end
+  #started = Promise.resolve();
   #onmessage = null;
-  #listeners = new Set();
+  #listeners = new Map();
   #unheard = null; // the message that nobody has listened to yet
   #sliceEnd = 0;
 
@@ -42,6 +36,8 @@ export class NetraQueue extends EventTarget {
     if (!/^[\w-]{0,64}$/.test(client)) throw new TypeError(`client: expected at most 64 of A-Z a-z 0-9 _ -, got ${client}`);
     this.#url = new URL(url, location.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
+    this.#url.hash = "";
+    if (!/^wss?:$/.test(this.#url.protocol)) throw new TypeError(`url: expected one of ws, wss, http, https, got ${url}`);
     this.#client = client;
     this.#keepsOutbox = outbox === "reload";
     this.#tab = new Tab(`netra:${this.#url.pathname}:`);
@@ -49,9 +45,9 @@ export class NetraQueue extends EventTarget {
     this.connect();
   }
 
-  /** connecting, replaying, live, waiting or closed. */
   get state() {
-    return this.#isStarting ? "connecting" : this.#protocol.state;
+    const { state } = this.#protocol;
+    return this.#watch && state === "closed" ? "connecting" : state;
   }
 
   get onmessage() {
@@ -65,7 +61,10 @@ export class NetraQueue extends EventTarget {
 
   addEventListener(type, listener, options) {
     if (type !== "message") return super.addEventListener(type, listener, options);
-    this.#listeners.add(listener);
+    const { once = false, signal } = Object(options);
+    if (!listener || signal?.aborted || this.#listeners.has(listener)) return;
+    signal?.addEventListener("abort", () => this.#listeners.delete(listener));
+    this.#listeners.set(listener, once);
     this.#hear();
   }
 
@@ -74,77 +73,84 @@ export class NetraQueue extends EventTarget {
     this.#listeners.delete(listener);
   }
 
-  /** Only needed after `close()` or the state "closed": connect again. Does nothing otherwise. */
-  async connect() {
-    if (this.state !== "closed") return;
-    this.#isStarting = true;
-    const watch = (this.#watch = this.#watchThePage());
-    await this.#begin();
-    this.#isStarting = false;
-    if (watch === this.#watch) this.#carryOut(this.#protocol.connect(Date.now()));
+  connect() {
+    if (this.#watch) return;
+    this.#watchThePage();
+    this.#start();
   }
 
-  /**
-   * Send to the consumer's receive: a string as it is, anything else as JSON. The promise is fulfilled when it has been
-   * written to a connection; nothing says that the consumer has handled it. While there is no connection it is kept. It is
-   * rejected when it cannot be kept, or when the queue is closed.
-   */
   send(data) {
     return new Promise((resolve, reject) => {
       const text = typeof data === "string" ? data : JSON.stringify(data);
-      const problem = this.#problemWith(data, text);
-      if (problem) return reject(problem);
+      this.#refuse(data, text);
       this.#carryOut(this.#protocol.send({ text, resolve, reject }, Date.now()));
-      this.#keepOutbox();
     });
   }
 
-  /** End it, whatever is under way. What was not written yet is rejected. */
   close() {
-    this.#carryOut(this.#protocol.close(Date.now()));
-    this.#isStarting = false;
+    if (!this.#watch) return;
+    const actions = this.#protocol.close(Date.now());
     this.#end();
+    this.#carryOut(actions.length ? actions : [{ do: "state", state: "closed", detail: {} }]);
   }
 
   // --- what the protocol wants ---
 
+  /** Listeners may call us, while we are at it: what that gives comes after the rest. */
   #carryOut(actions) {
-    for (const action of actions) this.#do(action);
+    this.#actions.push(...actions);
+    if (this.#isActing) return;
+    this.#isActing = true;
+    while (this.#actions.length) this.#do(this.#actions.shift());
+    this.#isActing = false;
+    this.#keepOutbox();
     clearTimeout(this.#timer);
     const at = this.#protocol.wakeAt;
-    if (at !== null) this.#timer = setTimeout(() => this.#carryOut(this.#protocol.tick(Date.now())), at - Date.now());
+    if (at === null) return;
+    const ms = Math.min(Math.max(0, at - Date.now()), LONGEST_TIMER_MS);
+    this.#timer = setTimeout(() => this.#carryOut(this.#protocol.tick(Date.now())), ms);
   }
 
-  #do({ do: what, ...detail }) {
+  #do({ do: what, text, frame, message, state, detail, lost, error }) {
     switch (what) {
       case "connect":
         return this.#open();
       case "disconnect":
         return this.#letGo();
       case "write":
-        return this.#write(detail);
+        return this.#write(text, frame);
       case "handle":
-        this.#unheard = new QueueMessage(detail.message);
-        return this.#hear();
+        this.#unheard = new QueueMessage(message);
+        return this.#watch ? this.#hear() : this.#forget();
       case "save":
         return this.#tab.set("seen", [...this.#protocol.seen.ids]);
       case "state":
-        this.#emit("state", { state: detail.state, ...detail.detail });
-        if (detail.state === "closed") this.#end(detail.detail.reason);
-        return;
-      default: // lost, repeat, error
-        this.#emit(what, detail[what] ?? detail.message ?? detail);
+        return this.#emit(what, { state, ...detail });
+      case "error":
+        return this.#emit(what, { error }) && console.error(error);
+      default: // lost, repeat
+        return this.#emit(what, lost ?? message);
     }
   }
 
+  /** Whether nobody has prevented the default. */
   #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
+    return this.dispatchEvent(new CustomEvent(type, { detail, cancelable: type === "error" }));
   }
 
   #open() {
-    const socket = (this.#socket = new WebSocket(this.#url, [SUBPROTOCOL]));
-    socket.onmessage = ({ data }) => this.#carryOut(this.#protocol.received(data, Date.now()));
-    socket.onclose = ({ code, reason }) => this.#carryOut(this.#protocol.disconnected(code, reason, Date.now()));
+    try {
+      this.#socket = new WebSocket(this.#url, [SUBPROTOCOL]);
+    } catch (error) {
+      return this.#carryOut(this.#protocol.disconnected(1006, error.message, Date.now()));
+    }
+    this.#socket.onmessage = ({ data }) => this.#carryOut(this.#protocol.received(data, Date.now()));
+    this.#socket.onclose = ({ code, reason }) => {
+      this.#letGo();
+      const actions = this.#protocol.disconnected(code, reason, Date.now());
+      if (this.#protocol.state === "closed") this.#end(`closed by the server: ${code} ${reason}`);
+      this.#carryOut(actions);
+    };
   }
 
   #letGo() {
@@ -154,31 +160,40 @@ export class NetraQueue extends EventTarget {
     this.#socket = null;
   }
 
-  #write({ text, frame }) {
-    if (this.#socket.readyState === WebSocket.OPEN) {
+  #write(text, frame) {
+    if (this.#socket?.readyState === WebSocket.OPEN) {
       this.#socket.send(text);
       frame?.resolve?.();
     } else if (frame) {
-      this.#protocol.outbox.push(frame); // it is closing, and would drop this without a word
+      // It is closing, and would drop this without a word.
+      if (this.#watch) this.#protocol.outbox.push(frame);
+      else frame.reject(new Error(CLOSED));
     }
   }
 
   // --- handling ---
 
   #hear() {
-    const listeners = this.#onmessage ? [this.#onmessage, ...this.#listeners] : [...this.#listeners];
+    const listeners = this.#onmessage ? [this.#onmessage, ...this.#listeners.keys()] : [...this.#listeners.keys()];
     if (!this.#unheard || !listeners.length) return;
     const message = this.#unheard;
     this.#unheard = null;
     this.#handle(message, listeners);
   }
 
+  /** Closed before anybody listened. */
+  #forget() {
+    if (this.#unheard) this.#unheard = this.#protocol.busy = null;
+  }
+
   async #handle(message, listeners) {
     try {
-      for (const listener of listeners) await (listener.handleEvent?.(message) ?? listener.call(this, message));
+      for (const listener of listeners) {
+        if (this.#listeners.get(listener)) this.#listeners.delete(listener); // it wanted one only
+        await (listener.handleEvent ? listener.handleEvent(message) : listener.call(this, message));
+      }
     } catch (error) {
-      this.#carryOut(this.#protocol.failed(error, Date.now()));
-      return;
+      return this.#carryOut(this.#protocol.failed(error, Date.now()));
     }
     await this.#breathe();
     this.#carryOut(this.#protocol.handled(Date.now()));
@@ -198,65 +213,89 @@ export class NetraQueue extends EventTarget {
 
   // --- what is sent while offline ---
 
-  #problemWith(data, text) {
+  #refuse(data, text) {
     const { outbox } = this.#protocol;
-    if (text === undefined) return new TypeError(`expected something that JSON can say, got ${typeof data}`);
-    if (String(data?.type).startsWith("netra.")) return new TypeError(`the type ${data.type} belongs to the protocol`);
-    if (!this.#watch) return new Error("the queue is closed");
+    if (text === undefined) throw new TypeError(`expected something that JSON can say, got ${typeof data}`);
+    if (isControl(text)) throw new TypeError("a type that begins with netra. belongs to the protocol");
+    if (!this.#watch) throw new Error(CLOSED);
     const characters = outbox.reduce((sum, frame) => sum + frame.text.length, text.length);
-    if (outbox.length >= MOST_FRAMES || characters > MOST_CHARACTERS) return new Error("too much is waiting to be sent");
-    return null;
+    if (outbox.length >= MOST_FRAMES || characters > MOST_CHARACTERS) throw new Error("too much is waiting to be sent");
   }
 
   #keepOutbox() {
-    if (!this.#keepsOutbox) return;
     const { outbox } = this.#protocol;
-    if (!this.#tab.set("outbox", outbox.map((frame) => frame.text)) && outbox.length) {
-      outbox.pop().reject?.(new Error("the browser's storage does not take it"));
+    if (!this.#keepsOutbox || !this.#isClaimed || outbox.length === this.#kept) return;
+    while (!this.#tab.set("outbox", outbox.map((frame) => frame.text)) && outbox.length > this.#kept) {
+      outbox.pop().reject(new Error("the browser's storage does not take it"));
     }
+    this.#kept = outbox.length;
   }
 
   // --- the page ---
 
   #watchThePage() {
-    const watch = new AbortController();
-    const { signal } = watch;
-    const nudge = () => this.#carryOut(this.#protocol.nudge(Date.now()));
-    addEventListener("online", nudge, { signal });
-    addEventListener("offline", nudge, { signal }); // browsers err: only a ping tells
-    document.addEventListener("visibilitychange", () => document.hidden || nudge(), { signal });
+    this.#watch = new AbortController();
+    const { signal } = this.#watch;
+    const back = () => this.#comeBack();
+    addEventListener("online", back, { signal });
+    // Browsers err: only a ping tells.
+    addEventListener("offline", () => this.#protocol.isConnected && back(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || back(), { signal });
     addEventListener("pagehide", () => this.#leave(), { signal });
-    addEventListener("pageshow", ({ persisted }) => persisted && this.#claim().then(nudge), { signal });
-    return watch;
+    addEventListener("pageshow", ({ persisted }) => persisted && back(), { signal });
   }
 
   /** Pages with an open socket or a lock are not kept for the back button. */
   #leave() {
+    this.#isAway = true;
     this.#carryOut(this.#protocol.suspend(Date.now()));
     this.#tab.release();
   }
 
-  async #begin() {
-    await this.#claim();
-    this.#protocol.seen = new SeenIds(this.#tab.get("seen") ?? []);
-    const kept = this.#keepsOutbox ? (this.#tab.get("outbox") ?? []) : [];
-    this.#protocol.outbox.unshift(...kept.map((text) => ({ text })));
+  #comeBack() {
+    if (!this.#isAway) return this.#carryOut(this.#protocol.nudge(Date.now()));
+    this.#isAway = false;
+    this.#start();
   }
 
-  async #claim() {
-    const id = await this.#tab.claim();
-    const client = this.#client === "auto" ? id : this.#client;
-    if (client) this.#url.searchParams.set("client", client);
+  /** One start after the other, however fast `close` and `connect` are called, or the page goes and comes. */
+  #start() {
+    const watch = this.#watch;
+    const isWanted = () => watch === this.#watch && !this.#isAway;
+    this.#started = this.#started.then(async () => {
+      if (!isWanted()) return;
+      const id = await this.#tab.claim();
+      if (!isWanted()) return this.#tab.release();
+      const client = this.#client === "auto" ? id : this.#client;
+      if (client) this.#url.searchParams.set("client", client);
+      this.#recall();
+      const now = Date.now();
+      this.#carryOut(this.#protocol.state === "closed" ? this.#protocol.connect(now) : this.#protocol.nudge(now));
+    });
   }
 
-  #end(reason) {
-    if (!this.#watch) return;
+  /** What pages of this tab have left, this one included. Another one may have sent what this one had kept. */
+  #recall() {
+    this.#protocol.seen = new SeenIds([...this.#protocol.seen.ids, ...this.#tab.list("seen")]);
+    if (!this.#keepsOutbox) return;
+    const { outbox } = this.#protocol;
+    if (this.#isClaimed) for (const frame of outbox.splice(0)) frame.resolve?.();
+    const reject = (error) => this.#carryOut([{ do: "error", error }]);
+    const kept = this.#tab.list("outbox").map((text) => ({ text, reject }));
+    outbox.unshift(...kept);
+    this.#kept = kept.length;
+    this.#isClaimed = true;
+  }
+
+  #end(reason = CLOSED) {
     this.#watch.abort();
     this.#watch = null;
-    this.#tab.release();
-    const error = new Error(reason || "the queue is closed");
-    for (const frame of this.#protocol.outbox.splice(0)) frame.reject?.(error);
+    this.#isAway = false;
+    this.#forget();
+    for (const frame of this.#protocol.outbox.splice(0)) frame.reject(new Error(reason));
     this.#keepOutbox();
+    this.#isClaimed = false;
+    this.#tab.release();
   }
 }
 
@@ -274,18 +313,25 @@ export class QueueMessage extends Event {
  */
 class Tab {
   #prefix;
-  #release = null;
+  #id;
+  #isMine = false;
+  #release;
 
   constructor(prefix) {
     this.#prefix = prefix;
+    this.#id = this.#get("id");
   }
 
-  get(name) {
+  #get(name) {
     try {
       return JSON.parse(sessionStorage.getItem(this.#prefix + name));
     } catch {
       return null;
     }
+  }
+
+  list(name) {
+    return [].concat(this.#get(name) ?? []);
   }
 
   /** Whether it was kept. */
@@ -300,33 +346,46 @@ class Tab {
 
   /** This tab's id. A tab that was duplicated leaves it to the original, and begins with nothing. */
   async claim() {
-    const former = this.get("id");
-    if (former && (await this.#lock(former))) return former;
-    const id = `tab-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
-    for (const [name, value] of [["seen", []], ["outbox", []], ["id", id]]) this.set(name, value);
-    await this.#lock(id);
-    return id;
+    if (this.#id && (await this.#lock(this.#id))) return this.#own();
+    this.#id = `tab-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
+    for (const [name, value] of [["seen", []], ["outbox", []], ["id", this.#id]]) this.set(name, value);
+    await this.#lock(this.#id);
+    return this.#own();
+  }
+
+  #own() {
+    this.#isMine = true;
+    return this.#id;
   }
 
   release() {
-    if (this.get("id")) this.set("free", this.get("id"));
+    if (this.#isMine) this.set("free", this.#id);
+    this.#isMine = false;
     this.#release?.();
   }
 
   /** Whether no other tab has it. Where pages have no locks (plain http), what the page before left says so. */
-  async #lock(id) {
-    if (!navigator.locks) {
-      const isFree = this.get("free") === id;
-      this.set("free", null);
-      return isFree;
-    }
+  #lock(id) {
+    const isLeft = this.#get("free") === id;
+    this.set("free", null);
+    if (!navigator.locks) return isLeft;
+    const released = new Promise((release) => (this.#release = release));
+    // The page before may hold its lock for a moment: it has just been reloaded.
+    const signal = AbortSignal.timeout(isLeft ? RELOAD_MS : CLAIM_MS);
     return new Promise((resolve) => {
-      const hold = () => {
-        resolve(true);
-        return new Promise((release) => (this.#release = release));
-      };
-      // A page that is reloaded may hold its lock for a moment.
-      navigator.locks.request(this.#prefix + id, { signal: AbortSignal.timeout(CLAIM_MS) }, hold).catch(() => resolve(false));
+      const hold = () => resolve(true) ?? released;
+      navigator.locks.request(this.#prefix + id, { signal }, hold).catch(() => resolve(false));
     });
+  }
+}
+
+const CLOSED = "the queue is closed";
+
+/** Whether the server would take it for a frame of the protocol. */
+function isControl(text) {
+  try {
+    return text.includes('"netra.') && JSON.parse(text).type.startsWith("netra.");
+  } catch {
+    return false;
   }
 }

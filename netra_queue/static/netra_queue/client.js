@@ -17,6 +17,8 @@ const FIRST_BACKOFF_MS = 500;
 const LONGEST_BACKOFF_MS = 30_000;
 const LATE_MS = 5_000;
 const REMEMBERED_WINDOWS = 2;
+const DEFAULT_WINDOW = 256;
+const DEFAULT_HEARTBEAT_SECONDS = 25;
 
 /** The ids handled lately, oldest forgotten first. */
 export class SeenIds {
@@ -40,7 +42,7 @@ export class SeenIds {
 /**
  * What to do: {do: "connect"}, {do: "disconnect"} (of the present socket nothing is heard any more), {do: "write", text, frame},
  * {do: "handle", message} (answer with `handled` or `failed`), {do: "save"} (the ids in `seen`, before they are acked),
- * {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}.
+ * {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}. In this order.
  */
 export class Protocol {
   constructor({ seen = new SeenIds(), random = Math.random } = {}) {
@@ -49,14 +51,14 @@ export class Protocol {
     this.state = "closed";
     this.outbox = []; // what the application sent while there was no connection: {text, …}
     this.busy = null; // the delivery that the application is handling, perhaps one of a connection that is gone
-    this.hasFailed = false; // since then, nothing was handled
+    this.hasFailed = false; // since then, no message was handled and no ping answered
     this.attempt = 0;
-    this.retryAfterMs = 0;
     this.now = 0;
+    this.notBefore = 0; // what netra.retry said
     this.#reset();
   }
 
-  /** When `tick` is due, or null. */
+  /** When `tick` is due, or null. After a tick it is not past. */
   get wakeAt() {
     const times = Object.values(this.due).filter((at) => at !== null);
     return times.length ? Math.min(...times) : null;
@@ -90,9 +92,9 @@ export class Protocol {
     this.#clock(now);
     const { seq, message, connection } = this.busy;
     this.busy = null;
-    this.hasFailed = false;
     this.seen.add(message.id, REMEMBERED_WINDOWS * this.window);
-    if (connection !== this.connection) return this.#handleNext();
+    if (connection !== this.connection) return [{ do: "save" }, ...this.#handleNext()];
+    this.#works();
     return [...this.#processed(seq), ...this.#handleNext()];
   }
 
@@ -102,7 +104,7 @@ export class Protocol {
     const { connection } = this.busy;
     this.busy = null;
     const actions = [{ do: "error", error }];
-    if (connection !== this.connection || !this.isConnected) return [...actions, ...this.#handleNext()];
+    if (connection !== this.connection) return [...actions, ...this.#handleNext()];
     this.hasFailed = true;
     return [...actions, ...this.#ack(), { do: "disconnect" }, ...this.#wait({ error })];
   }
@@ -119,7 +121,10 @@ export class Protocol {
   /** The network or the page is back: no waiting, and a connection that died meanwhile is noticed soon. */
   nudge(now) {
     this.#clock(now);
-    if (this.state === "waiting") return this.connect(now);
+    if (this.state === "waiting") {
+      if (now >= this.notBefore) return this.connect(now);
+      this.due.back = this.notBefore;
+    }
     if (this.state === "connecting") this.due.hello = Math.min(this.due.hello, now + PROBE_MS);
     return this.isConnected ? [this.#ping(PROBE_MS)] : [];
   }
@@ -128,38 +133,24 @@ export class Protocol {
   suspend(now) {
     this.#clock(now);
     if (this.state === "closed") return [];
-    const actions = [{ do: "save" }, ...this.#ack(), { do: "disconnect" }];
+    const actions = [...this.#ack(), { do: "save" }, { do: "disconnect" }];
     this.#reset();
-    return [...actions, ...this.#become("waiting", {})];
+    return [...actions, ...this.#become("waiting")];
   }
 
   // --- the socket ---
 
   received(text, now) {
     this.#clock(now);
+    if (this.state === "closed" || this.state === "waiting") return [];
     this.due.answer = null;
-    let frame;
+    this.hasProbed = false;
     try {
-      frame = JSON.parse(text);
-    } catch {
-      return this.#broken("what came was not JSON");
+      // Timers of hidden pages come late. What is due meanwhile need not wait for them.
+      return [...this.#frame(JSON.parse(text)), ...this.tick(now)];
+    } catch (error) {
+      return this.#broken(`a frame that cannot be read: ${error.message}`);
     }
-    switch (frame.type) {
-      case "netra.hello":
-        return this.#hello(frame);
-      case "netra.messages":
-        return this.#messages(frame);
-      case "netra.live":
-        if (!this.hasFailed) this.attempt = 0;
-        return this.#become("live");
-      case "netra.lost":
-        // An ack for nothing new: it shows the server that this was heard. Others may have been under way already.
-        return [{ do: "lost", lost: counts(frame) }, write(ackFrame(this.acked))];
-      case "netra.retry":
-        this.retryAfterMs = frame.after * 1000;
-        return [];
-    }
-    return [];
   }
 
   /** The socket has ended, or never opened. `code`: of the close frame, 1006 without one. */
@@ -175,7 +166,7 @@ export class Protocol {
     const { back, hello, answer, ack, ping } = this.due;
     if (isDue(back, now)) return this.connect(now);
     if (isDue(hello, now)) return this.#broken("no netra.hello came");
-    if (isDue(answer, now)) return this.#broken("the server went silent");
+    if (isDue(answer, now)) return this.#unanswered(now - answer > LATE_MS);
     const actions = isDue(ack, now) ? this.#ack() : [];
     // Late: timers stood still, as on a laptop that slept. The connection may be long gone.
     if (isDue(ping, now)) actions.push(this.#ping(now - ping > LATE_MS ? PROBE_MS : this.heartbeatMs / 2));
@@ -187,9 +178,10 @@ export class Protocol {
   #reset() {
     this.connection = {}; // one for each connection, to be compared
     this.inbox = [];
-    this.window = this.window ?? 256;
-    this.heartbeatMs = 25_000;
+    this.window ??= DEFAULT_WINDOW;
+    this.heartbeatMs = DEFAULT_HEARTBEAT_SECONDS * 1000;
     this.delivered = this.processed = this.acked = 0;
+    this.hasProbed = false;
     this.due = { back: null, hello: null, answer: null, ack: null, ping: null };
   }
 
@@ -198,6 +190,7 @@ export class Protocol {
     const back = this.now - now;
     if (back > 0) {
       for (const [name, at] of Object.entries(this.due)) if (at !== null) this.due[name] = at - back;
+      this.notBefore -= back;
     }
     this.now = now;
   }
@@ -207,12 +200,37 @@ export class Protocol {
     return [{ do: "state", state, detail }];
   }
 
-  #hello(frame) {
+  /** Proof that the connection is good for something: the next time, the pause is short again. */
+  #works() {
+    this.hasFailed = false;
+    if (this.state === "live") this.attempt = 0;
+  }
+
+  #frame(frame) {
+    if (frame.type === "netra.retry") this.notBefore = this.now + positive(frame.after, 0) * 1000;
+    if (frame.type === "netra.hello") return this.#hello(frame);
+    if (!this.isConnected) return []; // the hello is the first frame
+    switch (frame.type) {
+      case "netra.messages":
+        return this.#messages(frame);
+      case "netra.live":
+        if (!this.hasFailed) this.attempt = 0;
+        return this.#become("live");
+      case "netra.pong":
+        this.#works();
+        return [];
+      case "netra.lost":
+        // An ack for nothing new: it shows the server that this was heard. Others may have been under way already.
+        return [{ do: "lost", lost: counts(frame) }, write(ackFrame(this.acked))];
+    }
+    return [];
+  }
+
+  #hello({ queue, waiting, lost = {}, window, heartbeat }) {
     this.due.hello = null;
-    this.window = frame.window;
-    this.heartbeatMs = frame.heartbeat * 1000;
+    this.window = positive(window, DEFAULT_WINDOW);
+    this.heartbeatMs = positive(heartbeat, DEFAULT_HEARTBEAT_SECONDS) * 1000;
     this.due.ping = this.now + this.heartbeatMs / 2;
-    const { queue, waiting, lost } = frame;
     const actions = this.#become("replaying", { queue, waiting });
     if (Object.values(counts(lost)).some((count) => count > 0)) {
       actions.push({ do: "lost", lost });
@@ -221,10 +239,10 @@ export class Protocol {
     return [...actions, ...this.outbox.splice(0).map((kept) => write(kept.text, kept))];
   }
 
-  #messages(frame) {
-    if (frame.seq !== this.delivered + 1) return this.#broken(`delivery ${frame.seq} came after ${this.delivered}`);
-    frame.messages.forEach((message, index) => this.inbox.push({ seq: frame.seq + index, message }));
-    this.delivered += frame.messages.length;
+  #messages({ seq, messages }) {
+    if (seq !== this.delivered + 1) return this.#broken(`delivery ${seq} came after ${this.delivered}`);
+    this.inbox.push(...messages.map((message, index) => ({ seq: seq + index, message: forApplication(message) })));
+    this.delivered += messages.length;
     return this.#handleNext();
   }
 
@@ -233,10 +251,10 @@ export class Protocol {
     while (this.busy === null && this.inbox.length) {
       const { seq, message } = this.inbox.shift();
       if (this.seen.has(message.id)) {
-        actions.push({ do: "repeat", message: forApplication(message) }, ...this.#processed(seq));
+        actions.push({ do: "repeat", message }, ...this.#processed(seq));
       } else {
         this.busy = { seq, message, connection: this.connection };
-        actions.push({ do: "handle", message: forApplication(message) });
+        actions.push({ do: "handle", message });
       }
     }
     return actions;
@@ -255,7 +273,6 @@ export class Protocol {
   #ack() {
     if (this.due.ack === null) return [];
     this.due.ack = null;
-    if (!this.isConnected) return [];
     this.acked = this.processed;
     return [{ do: "save" }, write(ackFrame(this.acked))];
   }
@@ -267,6 +284,14 @@ export class Protocol {
     return write('{"type":"netra.ping"}');
   }
 
+  /** Late: the answer may be there, unread, because the page stood still. It is asked once more. */
+  #unanswered(isLate) {
+    if (!isLate || this.hasProbed) return this.#broken("the server went silent");
+    this.hasProbed = true;
+    this.due.answer = null;
+    return [this.#ping(PROBE_MS)];
+  }
+
   #broken(reason) {
     this.hasFailed = true;
     return [{ do: "disconnect" }, ...this.#wait({ code: 1006, reason })];
@@ -275,22 +300,23 @@ export class Protocol {
   /** Full jitter, so that the clients of a server that restarted do not come all at once. */
   #wait(detail) {
     const ceiling = Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** this.attempt);
-    const back = this.now + this.retryAfterMs + this.random() * ceiling;
+    const back = Math.max(this.now, this.notBefore) + this.random() * ceiling;
     this.attempt += 1;
-    this.retryAfterMs = 0;
     this.#reset();
     this.due.back = back;
-    return this.#become("waiting", { ...detail, until: back });
+    return [{ do: "save" }, ...this.#become("waiting", { ...detail, until: back })];
   }
 
   #end(detail) {
     this.#reset();
     this.attempt = 0;
-    return this.#become("closed", detail);
+    return [{ do: "save" }, ...this.#become("closed", detail)];
   }
 }
 
 const isDue = (at, now) => at !== null && now >= at;
+
+const positive = (number, otherwise) => (number > 0 ? number : otherwise);
 
 const write = (text, frame = null) => ({ do: "write", text, frame });
 
@@ -314,34 +340,28 @@ function forApplication({ id, priority, sent_at, replayed, ...payload }) {
 const MOST_FRAMES = 1000;
 const MOST_CHARACTERS = 1_000_000;
 const CLAIM_MS = 500;
+const RELOAD_MS = 5_000;
 const SLICE_MS = 8;
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // browsers take a longer one for none
 
-/**
- * A connection to one queue that lasts. It begins by itself, and goes on until `close()` or a close code 44xx.
- *
- * `url`: absolute, or relative to this page. One NetraQueue for each URL and page; it takes any number of listeners.
- * - `client`: this client's id; "auto": one of this tab's own; "": none (docs/devices.md).
- * - `outbox`: what is sent while offline is kept in "memory", or over a "reload" of the page as well.
- *
- * Messages (QueueMessage) go to `onmessage` and to the listeners of "message", which may return promises, one after the
- * other. A message is acked when all are done with it. When one of them throws, there is an "error" event, and the message
- * comes again after a reconnect. While nobody listens, it waits.
- *
- * Other events, with `detail`: "state" {state, …}, "lost" (counts by reason), "repeat" (a message that had been handled
- * and is not handled again), "error" {error}.
- */
+/** A connection to one queue that lasts. What it offers is described in client.d.ts and docs/client.md. */
 export class NetraQueue extends EventTarget {
   #url;
   #client;
   #keepsOutbox;
+  #kept = 0; // how many frames of the outbox are in the storage
   #protocol;
   #tab;
   #socket = null;
   #timer;
-  #isStarting = false;
+  #actions = [];
+  #isActing = false;
   #watch = null; // as long as it is not closed
+  #isClaimed = false; // this tab has its id, and what the page before left
+  #isAway = false; // in the back/forward cache, or about to end
+  #started = Promise.resolve();
   #onmessage = null;
-  #listeners = new Set();
+  #listeners = new Map();
   #unheard = null; // the message that nobody has listened to yet
   #sliceEnd = 0;
 
@@ -351,6 +371,8 @@ export class NetraQueue extends EventTarget {
     if (!/^[\w-]{0,64}$/.test(client)) throw new TypeError(`client: expected at most 64 of A-Z a-z 0-9 _ -, got ${client}`);
     this.#url = new URL(url, location.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
+    this.#url.hash = "";
+    if (!/^wss?:$/.test(this.#url.protocol)) throw new TypeError(`url: expected one of ws, wss, http, https, got ${url}`);
     this.#client = client;
     this.#keepsOutbox = outbox === "reload";
     this.#tab = new Tab(`netra:${this.#url.pathname}:`);
@@ -358,9 +380,9 @@ export class NetraQueue extends EventTarget {
     this.connect();
   }
 
-  /** connecting, replaying, live, waiting or closed. */
   get state() {
-    return this.#isStarting ? "connecting" : this.#protocol.state;
+    const { state } = this.#protocol;
+    return this.#watch && state === "closed" ? "connecting" : state;
   }
 
   get onmessage() {
@@ -374,7 +396,10 @@ export class NetraQueue extends EventTarget {
 
   addEventListener(type, listener, options) {
     if (type !== "message") return super.addEventListener(type, listener, options);
-    this.#listeners.add(listener);
+    const { once = false, signal } = Object(options);
+    if (!listener || signal?.aborted || this.#listeners.has(listener)) return;
+    signal?.addEventListener("abort", () => this.#listeners.delete(listener));
+    this.#listeners.set(listener, once);
     this.#hear();
   }
 
@@ -383,77 +408,84 @@ export class NetraQueue extends EventTarget {
     this.#listeners.delete(listener);
   }
 
-  /** Only needed after `close()` or the state "closed": connect again. Does nothing otherwise. */
-  async connect() {
-    if (this.state !== "closed") return;
-    this.#isStarting = true;
-    const watch = (this.#watch = this.#watchThePage());
-    await this.#begin();
-    this.#isStarting = false;
-    if (watch === this.#watch) this.#carryOut(this.#protocol.connect(Date.now()));
+  connect() {
+    if (this.#watch) return;
+    this.#watchThePage();
+    this.#start();
   }
 
-  /**
-   * Send to the consumer's receive: a string as it is, anything else as JSON. The promise is fulfilled when it has been
-   * written to a connection; nothing says that the consumer has handled it. While there is no connection it is kept. It is
-   * rejected when it cannot be kept, or when the queue is closed.
-   */
   send(data) {
     return new Promise((resolve, reject) => {
       const text = typeof data === "string" ? data : JSON.stringify(data);
-      const problem = this.#problemWith(data, text);
-      if (problem) return reject(problem);
+      this.#refuse(data, text);
       this.#carryOut(this.#protocol.send({ text, resolve, reject }, Date.now()));
-      this.#keepOutbox();
     });
   }
 
-  /** End it, whatever is under way. What was not written yet is rejected. */
   close() {
-    this.#carryOut(this.#protocol.close(Date.now()));
-    this.#isStarting = false;
+    if (!this.#watch) return;
+    const actions = this.#protocol.close(Date.now());
     this.#end();
+    this.#carryOut(actions.length ? actions : [{ do: "state", state: "closed", detail: {} }]);
   }
 
   // --- what the protocol wants ---
 
+  /** Listeners may call us, while we are at it: what that gives comes after the rest. */
   #carryOut(actions) {
-    for (const action of actions) this.#do(action);
+    this.#actions.push(...actions);
+    if (this.#isActing) return;
+    this.#isActing = true;
+    while (this.#actions.length) this.#do(this.#actions.shift());
+    this.#isActing = false;
+    this.#keepOutbox();
     clearTimeout(this.#timer);
     const at = this.#protocol.wakeAt;
-    if (at !== null) this.#timer = setTimeout(() => this.#carryOut(this.#protocol.tick(Date.now())), at - Date.now());
+    if (at === null) return;
+    const ms = Math.min(Math.max(0, at - Date.now()), LONGEST_TIMER_MS);
+    this.#timer = setTimeout(() => this.#carryOut(this.#protocol.tick(Date.now())), ms);
   }
 
-  #do({ do: what, ...detail }) {
+  #do({ do: what, text, frame, message, state, detail, lost, error }) {
     switch (what) {
       case "connect":
         return this.#open();
       case "disconnect":
         return this.#letGo();
       case "write":
-        return this.#write(detail);
+        return this.#write(text, frame);
       case "handle":
-        this.#unheard = new QueueMessage(detail.message);
-        return this.#hear();
+        this.#unheard = new QueueMessage(message);
+        return this.#watch ? this.#hear() : this.#forget();
       case "save":
         return this.#tab.set("seen", [...this.#protocol.seen.ids]);
       case "state":
-        this.#emit("state", { state: detail.state, ...detail.detail });
-        if (detail.state === "closed") this.#end(detail.detail.reason);
-        return;
-      default: // lost, repeat, error
-        this.#emit(what, detail[what] ?? detail.message ?? detail);
+        return this.#emit(what, { state, ...detail });
+      case "error":
+        return this.#emit(what, { error }) && console.error(error);
+      default: // lost, repeat
+        return this.#emit(what, lost ?? message);
     }
   }
 
+  /** Whether nobody has prevented the default. */
   #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
+    return this.dispatchEvent(new CustomEvent(type, { detail, cancelable: type === "error" }));
   }
 
   #open() {
-    const socket = (this.#socket = new WebSocket(this.#url, [SUBPROTOCOL]));
-    socket.onmessage = ({ data }) => this.#carryOut(this.#protocol.received(data, Date.now()));
-    socket.onclose = ({ code, reason }) => this.#carryOut(this.#protocol.disconnected(code, reason, Date.now()));
+    try {
+      this.#socket = new WebSocket(this.#url, [SUBPROTOCOL]);
+    } catch (error) {
+      return this.#carryOut(this.#protocol.disconnected(1006, error.message, Date.now()));
+    }
+    this.#socket.onmessage = ({ data }) => this.#carryOut(this.#protocol.received(data, Date.now()));
+    this.#socket.onclose = ({ code, reason }) => {
+      this.#letGo();
+      const actions = this.#protocol.disconnected(code, reason, Date.now());
+      if (this.#protocol.state === "closed") this.#end(`closed by the server: ${code} ${reason}`);
+      this.#carryOut(actions);
+    };
   }
 
   #letGo() {
@@ -463,31 +495,40 @@ export class NetraQueue extends EventTarget {
     this.#socket = null;
   }
 
-  #write({ text, frame }) {
-    if (this.#socket.readyState === WebSocket.OPEN) {
+  #write(text, frame) {
+    if (this.#socket?.readyState === WebSocket.OPEN) {
       this.#socket.send(text);
       frame?.resolve?.();
     } else if (frame) {
-      this.#protocol.outbox.push(frame); // it is closing, and would drop this without a word
+      // It is closing, and would drop this without a word.
+      if (this.#watch) this.#protocol.outbox.push(frame);
+      else frame.reject(new Error(CLOSED));
     }
   }
 
   // --- handling ---
 
   #hear() {
-    const listeners = this.#onmessage ? [this.#onmessage, ...this.#listeners] : [...this.#listeners];
+    const listeners = this.#onmessage ? [this.#onmessage, ...this.#listeners.keys()] : [...this.#listeners.keys()];
     if (!this.#unheard || !listeners.length) return;
     const message = this.#unheard;
     this.#unheard = null;
     this.#handle(message, listeners);
   }
 
+  /** Closed before anybody listened. */
+  #forget() {
+    if (this.#unheard) this.#unheard = this.#protocol.busy = null;
+  }
+
   async #handle(message, listeners) {
     try {
-      for (const listener of listeners) await (listener.handleEvent?.(message) ?? listener.call(this, message));
+      for (const listener of listeners) {
+        if (this.#listeners.get(listener)) this.#listeners.delete(listener); // it wanted one only
+        await (listener.handleEvent ? listener.handleEvent(message) : listener.call(this, message));
+      }
     } catch (error) {
-      this.#carryOut(this.#protocol.failed(error, Date.now()));
-      return;
+      return this.#carryOut(this.#protocol.failed(error, Date.now()));
     }
     await this.#breathe();
     this.#carryOut(this.#protocol.handled(Date.now()));
@@ -507,65 +548,89 @@ export class NetraQueue extends EventTarget {
 
   // --- what is sent while offline ---
 
-  #problemWith(data, text) {
+  #refuse(data, text) {
     const { outbox } = this.#protocol;
-    if (text === undefined) return new TypeError(`expected something that JSON can say, got ${typeof data}`);
-    if (String(data?.type).startsWith("netra.")) return new TypeError(`the type ${data.type} belongs to the protocol`);
-    if (!this.#watch) return new Error("the queue is closed");
+    if (text === undefined) throw new TypeError(`expected something that JSON can say, got ${typeof data}`);
+    if (isControl(text)) throw new TypeError("a type that begins with netra. belongs to the protocol");
+    if (!this.#watch) throw new Error(CLOSED);
     const characters = outbox.reduce((sum, frame) => sum + frame.text.length, text.length);
-    if (outbox.length >= MOST_FRAMES || characters > MOST_CHARACTERS) return new Error("too much is waiting to be sent");
-    return null;
+    if (outbox.length >= MOST_FRAMES || characters > MOST_CHARACTERS) throw new Error("too much is waiting to be sent");
   }
 
   #keepOutbox() {
-    if (!this.#keepsOutbox) return;
     const { outbox } = this.#protocol;
-    if (!this.#tab.set("outbox", outbox.map((frame) => frame.text)) && outbox.length) {
-      outbox.pop().reject?.(new Error("the browser's storage does not take it"));
+    if (!this.#keepsOutbox || !this.#isClaimed || outbox.length === this.#kept) return;
+    while (!this.#tab.set("outbox", outbox.map((frame) => frame.text)) && outbox.length > this.#kept) {
+      outbox.pop().reject(new Error("the browser's storage does not take it"));
     }
+    this.#kept = outbox.length;
   }
 
   // --- the page ---
 
   #watchThePage() {
-    const watch = new AbortController();
-    const { signal } = watch;
-    const nudge = () => this.#carryOut(this.#protocol.nudge(Date.now()));
-    addEventListener("online", nudge, { signal });
-    addEventListener("offline", nudge, { signal }); // browsers err: only a ping tells
-    document.addEventListener("visibilitychange", () => document.hidden || nudge(), { signal });
+    this.#watch = new AbortController();
+    const { signal } = this.#watch;
+    const back = () => this.#comeBack();
+    addEventListener("online", back, { signal });
+    // Browsers err: only a ping tells.
+    addEventListener("offline", () => this.#protocol.isConnected && back(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || back(), { signal });
     addEventListener("pagehide", () => this.#leave(), { signal });
-    addEventListener("pageshow", ({ persisted }) => persisted && this.#claim().then(nudge), { signal });
-    return watch;
+    addEventListener("pageshow", ({ persisted }) => persisted && back(), { signal });
   }
 
   /** Pages with an open socket or a lock are not kept for the back button. */
   #leave() {
+    this.#isAway = true;
     this.#carryOut(this.#protocol.suspend(Date.now()));
     this.#tab.release();
   }
 
-  async #begin() {
-    await this.#claim();
-    this.#protocol.seen = new SeenIds(this.#tab.get("seen") ?? []);
-    const kept = this.#keepsOutbox ? (this.#tab.get("outbox") ?? []) : [];
-    this.#protocol.outbox.unshift(...kept.map((text) => ({ text })));
+  #comeBack() {
+    if (!this.#isAway) return this.#carryOut(this.#protocol.nudge(Date.now()));
+    this.#isAway = false;
+    this.#start();
   }
 
-  async #claim() {
-    const id = await this.#tab.claim();
-    const client = this.#client === "auto" ? id : this.#client;
-    if (client) this.#url.searchParams.set("client", client);
+  /** One start after the other, however fast `close` and `connect` are called, or the page goes and comes. */
+  #start() {
+    const watch = this.#watch;
+    const isWanted = () => watch === this.#watch && !this.#isAway;
+    this.#started = this.#started.then(async () => {
+      if (!isWanted()) return;
+      const id = await this.#tab.claim();
+      if (!isWanted()) return this.#tab.release();
+      const client = this.#client === "auto" ? id : this.#client;
+      if (client) this.#url.searchParams.set("client", client);
+      this.#recall();
+      const now = Date.now();
+      this.#carryOut(this.#protocol.state === "closed" ? this.#protocol.connect(now) : this.#protocol.nudge(now));
+    });
   }
 
-  #end(reason) {
-    if (!this.#watch) return;
+  /** What pages of this tab have left, this one included. Another one may have sent what this one had kept. */
+  #recall() {
+    this.#protocol.seen = new SeenIds([...this.#protocol.seen.ids, ...this.#tab.list("seen")]);
+    if (!this.#keepsOutbox) return;
+    const { outbox } = this.#protocol;
+    if (this.#isClaimed) for (const frame of outbox.splice(0)) frame.resolve?.();
+    const reject = (error) => this.#carryOut([{ do: "error", error }]);
+    const kept = this.#tab.list("outbox").map((text) => ({ text, reject }));
+    outbox.unshift(...kept);
+    this.#kept = kept.length;
+    this.#isClaimed = true;
+  }
+
+  #end(reason = CLOSED) {
     this.#watch.abort();
     this.#watch = null;
-    this.#tab.release();
-    const error = new Error(reason || "the queue is closed");
-    for (const frame of this.#protocol.outbox.splice(0)) frame.reject?.(error);
+    this.#isAway = false;
+    this.#forget();
+    for (const frame of this.#protocol.outbox.splice(0)) frame.reject(new Error(reason));
     this.#keepOutbox();
+    this.#isClaimed = false;
+    this.#tab.release();
   }
 }
 
@@ -583,18 +648,25 @@ export class QueueMessage extends Event {
  */
 class Tab {
   #prefix;
-  #release = null;
+  #id;
+  #isMine = false;
+  #release;
 
   constructor(prefix) {
     this.#prefix = prefix;
+    this.#id = this.#get("id");
   }
 
-  get(name) {
+  #get(name) {
     try {
       return JSON.parse(sessionStorage.getItem(this.#prefix + name));
     } catch {
       return null;
     }
+  }
+
+  list(name) {
+    return [].concat(this.#get(name) ?? []);
   }
 
   /** Whether it was kept. */
@@ -609,33 +681,46 @@ class Tab {
 
   /** This tab's id. A tab that was duplicated leaves it to the original, and begins with nothing. */
   async claim() {
-    const former = this.get("id");
-    if (former && (await this.#lock(former))) return former;
-    const id = `tab-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
-    for (const [name, value] of [["seen", []], ["outbox", []], ["id", id]]) this.set(name, value);
-    await this.#lock(id);
-    return id;
+    if (this.#id && (await this.#lock(this.#id))) return this.#own();
+    this.#id = `tab-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
+    for (const [name, value] of [["seen", []], ["outbox", []], ["id", this.#id]]) this.set(name, value);
+    await this.#lock(this.#id);
+    return this.#own();
+  }
+
+  #own() {
+    this.#isMine = true;
+    return this.#id;
   }
 
   release() {
-    if (this.get("id")) this.set("free", this.get("id"));
+    if (this.#isMine) this.set("free", this.#id);
+    this.#isMine = false;
     this.#release?.();
   }
 
   /** Whether no other tab has it. Where pages have no locks (plain http), what the page before left says so. */
-  async #lock(id) {
-    if (!navigator.locks) {
-      const isFree = this.get("free") === id;
-      this.set("free", null);
-      return isFree;
-    }
+  #lock(id) {
+    const isLeft = this.#get("free") === id;
+    this.set("free", null);
+    if (!navigator.locks) return isLeft;
+    const released = new Promise((release) => (this.#release = release));
+    // The page before may hold its lock for a moment: it has just been reloaded.
+    const signal = AbortSignal.timeout(isLeft ? RELOAD_MS : CLAIM_MS);
     return new Promise((resolve) => {
-      const hold = () => {
-        resolve(true);
-        return new Promise((release) => (this.#release = release));
-      };
-      // A page that is reloaded may hold its lock for a moment.
-      navigator.locks.request(this.#prefix + id, { signal: AbortSignal.timeout(CLAIM_MS) }, hold).catch(() => resolve(false));
+      const hold = () => resolve(true) ?? released;
+      navigator.locks.request(this.#prefix + id, { signal }, hold).catch(() => resolve(false));
     });
+  }
+}
+
+const CLOSED = "the queue is closed";
+
+/** Whether the server would take it for a frame of the protocol. */
+function isControl(text) {
+  try {
+    return text.includes('"netra.') && JSON.parse(text).type.startsWith("netra.");
+  } catch {
+    return false;
   }
 }

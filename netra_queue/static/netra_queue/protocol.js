@@ -15,6 +15,8 @@ const FIRST_BACKOFF_MS = 500;
 const LONGEST_BACKOFF_MS = 30_000;
 const LATE_MS = 5_000;
 const REMEMBERED_WINDOWS = 2;
+const DEFAULT_WINDOW = 256;
+const DEFAULT_HEARTBEAT_SECONDS = 25;
 
 /** The ids handled lately, oldest forgotten first. */
 export class SeenIds {
@@ -38,7 +40,7 @@ export class SeenIds {
 /**
  * What to do: {do: "connect"}, {do: "disconnect"} (of the present socket nothing is heard any more), {do: "write", text, frame},
  * {do: "handle", message} (answer with `handled` or `failed`), {do: "save"} (the ids in `seen`, before they are acked),
- * {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}.
+ * {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}. In this order.
  */
 export class Protocol {
   constructor({ seen = new SeenIds(), random = Math.random } = {}) {
@@ -47,14 +49,14 @@ export class Protocol {
     this.state = "closed";
     this.outbox = []; // what the application sent while there was no connection: {text, …}
     this.busy = null; // the delivery that the application is handling, perhaps one of a connection that is gone
-    this.hasFailed = false; // since then, nothing was handled
+    this.hasFailed = false; // since then, no message was handled and no ping answered
     this.attempt = 0;
-    this.retryAfterMs = 0;
     this.now = 0;
+    this.notBefore = 0; // what netra.retry said
     this.#reset();
   }
 
-  /** When `tick` is due, or null. */
+  /** When `tick` is due, or null. After a tick it is not past. */
   get wakeAt() {
     const times = Object.values(this.due).filter((at) => at !== null);
     return times.length ? Math.min(...times) : null;
@@ -88,9 +90,9 @@ export class Protocol {
     this.#clock(now);
     const { seq, message, connection } = this.busy;
     this.busy = null;
-    this.hasFailed = false;
     this.seen.add(message.id, REMEMBERED_WINDOWS * this.window);
-    if (connection !== this.connection) return this.#handleNext();
+    if (connection !== this.connection) return [{ do: "save" }, ...this.#handleNext()];
+    this.#works();
     return [...this.#processed(seq), ...this.#handleNext()];
   }
 
@@ -100,7 +102,7 @@ export class Protocol {
     const { connection } = this.busy;
     this.busy = null;
     const actions = [{ do: "error", error }];
-    if (connection !== this.connection || !this.isConnected) return [...actions, ...this.#handleNext()];
+    if (connection !== this.connection) return [...actions, ...this.#handleNext()];
     this.hasFailed = true;
     return [...actions, ...this.#ack(), { do: "disconnect" }, ...this.#wait({ error })];
   }
@@ -117,7 +119,10 @@ export class Protocol {
   /** The network or the page is back: no waiting, and a connection that died meanwhile is noticed soon. */
   nudge(now) {
     this.#clock(now);
-    if (this.state === "waiting") return this.connect(now);
+    if (this.state === "waiting") {
+      if (now >= this.notBefore) return this.connect(now);
+      this.due.back = this.notBefore;
+    }
     if (this.state === "connecting") this.due.hello = Math.min(this.due.hello, now + PROBE_MS);
     return this.isConnected ? [this.#ping(PROBE_MS)] : [];
   }
@@ -126,38 +131,24 @@ export class Protocol {
   suspend(now) {
     this.#clock(now);
     if (this.state === "closed") return [];
-    const actions = [{ do: "save" }, ...this.#ack(), { do: "disconnect" }];
+    const actions = [...this.#ack(), { do: "save" }, { do: "disconnect" }];
     this.#reset();
-    return [...actions, ...this.#become("waiting", {})];
+    return [...actions, ...this.#become("waiting")];
   }
 
   // --- the socket ---
 
   received(text, now) {
     this.#clock(now);
+    if (this.state === "closed" || this.state === "waiting") return [];
     this.due.answer = null;
-    let frame;
+    this.hasProbed = false;
     try {
-      frame = JSON.parse(text);
-    } catch {
-      return this.#broken("what came was not JSON");
+      // Timers of hidden pages come late. What is due meanwhile need not wait for them.
+      return [...this.#frame(JSON.parse(text)), ...this.tick(now)];
+    } catch (error) {
+      return this.#broken(`a frame that cannot be read: ${error.message}`);
     }
-    switch (frame.type) {
-      case "netra.hello":
-        return this.#hello(frame);
-      case "netra.messages":
-        return this.#messages(frame);
-      case "netra.live":
-        if (!this.hasFailed) this.attempt = 0;
-        return this.#become("live");
-      case "netra.lost":
-        // An ack for nothing new: it shows the server that this was heard. Others may have been under way already.
-        return [{ do: "lost", lost: counts(frame) }, write(ackFrame(this.acked))];
-      case "netra.retry":
-        this.retryAfterMs = frame.after * 1000;
-        return [];
-    }
-    return [];
   }
 
   /** The socket has ended, or never opened. `code`: of the close frame, 1006 without one. */
@@ -173,7 +164,7 @@ export class Protocol {
     const { back, hello, answer, ack, ping } = this.due;
     if (isDue(back, now)) return this.connect(now);
     if (isDue(hello, now)) return this.#broken("no netra.hello came");
-    if (isDue(answer, now)) return this.#broken("the server went silent");
+    if (isDue(answer, now)) return this.#unanswered(now - answer > LATE_MS);
     const actions = isDue(ack, now) ? this.#ack() : [];
     // Late: timers stood still, as on a laptop that slept. The connection may be long gone.
     if (isDue(ping, now)) actions.push(this.#ping(now - ping > LATE_MS ? PROBE_MS : this.heartbeatMs / 2));
@@ -185,9 +176,10 @@ export class Protocol {
   #reset() {
     this.connection = {}; // one for each connection, to be compared
     this.inbox = [];
-    this.window = this.window ?? 256;
-    this.heartbeatMs = 25_000;
+    this.window ??= DEFAULT_WINDOW;
+    this.heartbeatMs = DEFAULT_HEARTBEAT_SECONDS * 1000;
     this.delivered = this.processed = this.acked = 0;
+    this.hasProbed = false;
     this.due = { back: null, hello: null, answer: null, ack: null, ping: null };
   }
 
@@ -196,6 +188,7 @@ export class Protocol {
     const back = this.now - now;
     if (back > 0) {
       for (const [name, at] of Object.entries(this.due)) if (at !== null) this.due[name] = at - back;
+      this.notBefore -= back;
     }
     this.now = now;
   }
@@ -205,12 +198,37 @@ export class Protocol {
     return [{ do: "state", state, detail }];
   }
 
-  #hello(frame) {
+  /** Proof that the connection is good for something: the next time, the pause is short again. */
+  #works() {
+    this.hasFailed = false;
+    if (this.state === "live") this.attempt = 0;
+  }
+
+  #frame(frame) {
+    if (frame.type === "netra.retry") this.notBefore = this.now + positive(frame.after, 0) * 1000;
+    if (frame.type === "netra.hello") return this.#hello(frame);
+    if (!this.isConnected) return []; // the hello is the first frame
+    switch (frame.type) {
+      case "netra.messages":
+        return this.#messages(frame);
+      case "netra.live":
+        if (!this.hasFailed) this.attempt = 0;
+        return this.#become("live");
+      case "netra.pong":
+        this.#works();
+        return [];
+      case "netra.lost":
+        // An ack for nothing new: it shows the server that this was heard. Others may have been under way already.
+        return [{ do: "lost", lost: counts(frame) }, write(ackFrame(this.acked))];
+    }
+    return [];
+  }
+
+  #hello({ queue, waiting, lost = {}, window, heartbeat }) {
     this.due.hello = null;
-    this.window = frame.window;
-    this.heartbeatMs = frame.heartbeat * 1000;
+    this.window = positive(window, DEFAULT_WINDOW);
+    this.heartbeatMs = positive(heartbeat, DEFAULT_HEARTBEAT_SECONDS) * 1000;
     this.due.ping = this.now + this.heartbeatMs / 2;
-    const { queue, waiting, lost } = frame;
     const actions = this.#become("replaying", { queue, waiting });
     if (Object.values(counts(lost)).some((count) => count > 0)) {
       actions.push({ do: "lost", lost });
@@ -219,10 +237,10 @@ export class Protocol {
     return [...actions, ...this.outbox.splice(0).map((kept) => write(kept.text, kept))];
   }
 
-  #messages(frame) {
-    if (frame.seq !== this.delivered + 1) return this.#broken(`delivery ${frame.seq} came after ${this.delivered}`);
-    frame.messages.forEach((message, index) => this.inbox.push({ seq: frame.seq + index, message }));
-    this.delivered += frame.messages.length;
+  #messages({ seq, messages }) {
+    if (seq !== this.delivered + 1) return this.#broken(`delivery ${seq} came after ${this.delivered}`);
+    this.inbox.push(...messages.map((message, index) => ({ seq: seq + index, message: forApplication(message) })));
+    this.delivered += messages.length;
     return this.#handleNext();
   }
 
@@ -231,10 +249,10 @@ export class Protocol {
     while (this.busy === null && this.inbox.length) {
       const { seq, message } = this.inbox.shift();
       if (this.seen.has(message.id)) {
-        actions.push({ do: "repeat", message: forApplication(message) }, ...this.#processed(seq));
+        actions.push({ do: "repeat", message }, ...this.#processed(seq));
       } else {
         this.busy = { seq, message, connection: this.connection };
-        actions.push({ do: "handle", message: forApplication(message) });
+        actions.push({ do: "handle", message });
       }
     }
     return actions;
@@ -253,7 +271,6 @@ export class Protocol {
   #ack() {
     if (this.due.ack === null) return [];
     this.due.ack = null;
-    if (!this.isConnected) return [];
     this.acked = this.processed;
     return [{ do: "save" }, write(ackFrame(this.acked))];
   }
@@ -265,6 +282,14 @@ export class Protocol {
     return write('{"type":"netra.ping"}');
   }
 
+  /** Late: the answer may be there, unread, because the page stood still. It is asked once more. */
+  #unanswered(isLate) {
+    if (!isLate || this.hasProbed) return this.#broken("the server went silent");
+    this.hasProbed = true;
+    this.due.answer = null;
+    return [this.#ping(PROBE_MS)];
+  }
+
   #broken(reason) {
     this.hasFailed = true;
     return [{ do: "disconnect" }, ...this.#wait({ code: 1006, reason })];
@@ -273,22 +298,23 @@ export class Protocol {
   /** Full jitter, so that the clients of a server that restarted do not come all at once. */
   #wait(detail) {
     const ceiling = Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** this.attempt);
-    const back = this.now + this.retryAfterMs + this.random() * ceiling;
+    const back = Math.max(this.now, this.notBefore) + this.random() * ceiling;
     this.attempt += 1;
-    this.retryAfterMs = 0;
     this.#reset();
     this.due.back = back;
-    return this.#become("waiting", { ...detail, until: back });
+    return [{ do: "save" }, ...this.#become("waiting", { ...detail, until: back })];
   }
 
   #end(detail) {
     this.#reset();
     this.attempt = 0;
-    return this.#become("closed", detail);
+    return [{ do: "save" }, ...this.#become("closed", detail)];
   }
 }
 
 const isDue = (at, now) => at !== null && now >= at;
+
+const positive = (number, otherwise) => (number > 0 ? number : otherwise);
 
 const write = (text, frame = null) => ({ do: "write", text, frame });
 
