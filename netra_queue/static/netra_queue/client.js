@@ -166,10 +166,15 @@ export class Protocol {
     const { back, hello, answer, ack, ping } = this.due;
     if (isDue(back, now)) return this.connect(now);
     if (isDue(hello, now)) return this.#broken("no netra.hello came");
-    if (isDue(answer, now)) return this.#unanswered(now - answer > LATE_MS);
     const actions = isDue(ack, now) ? this.#ack() : [];
-    // Late: timers stood still, as on a laptop that slept. The connection may be long gone.
-    if (isDue(ping, now)) actions.push(this.#ping(now - ping > LATE_MS ? PROBE_MS : this.heartbeatMs / 2));
+    // Late: timers stood still, as on a laptop that slept. The connection may be long gone; or the answer is there, unread.
+    const late = now - Math.min(answer ?? now, ping ?? now);
+    if (isDue(answer, now)) {
+      if (late <= LATE_MS || this.hasProbed) return this.#broken("the server went silent");
+      this.hasProbed = true;
+      this.due.answer = null;
+    }
+    if (isDue(answer, now) || isDue(ping, now)) actions.push(this.#ping(late > LATE_MS ? PROBE_MS : this.heartbeatMs / 2));
     return actions;
   }
 
@@ -282,14 +287,6 @@ export class Protocol {
     this.due.answer = Math.min(answer, this.due.answer ?? answer);
     this.due.ping = this.now + this.heartbeatMs / 2; // whatever else is written: only a pong shows that it arrives
     return write('{"type":"netra.ping"}');
-  }
-
-  /** Late: the answer may be there, unread, because the page stood still. It is asked once more. */
-  #unanswered(isLate) {
-    if (!isLate || this.hasProbed) return this.#broken("the server went silent");
-    this.hasProbed = true;
-    this.due.answer = null;
-    return [this.#ping(PROBE_MS)];
   }
 
   #broken(reason) {
