@@ -42,10 +42,10 @@ class Connection {
   }
 
   receive(text) {
-    const frame = JSON.parse(text);
     this.frames.push(text);
+    if (!text.startsWith('{"type":"netra.')) return this.own.push(text);
+    const frame = JSON.parse(text);
     if (frame.type === "netra.ping") return this.line.answers && this.write({ type: "netra.pong" });
-    if (frame.type !== "netra.ack") return this.own.push(frame);
     if (frame.seq > this.sent.length) throw new Error(`ack of ${frame.seq}, but ${this.sent.length} were sent`);
     const gone = new Set(this.sent.slice(0, frame.seq).map(({ id }) => id));
     this.acked = Math.max(this.acked, frame.seq);

@@ -355,7 +355,7 @@ export class NetraQueue extends EventTarget {
   #isActing = false;
   #watch = null; // as long as it is not closed
   #isClaimed = false; // this tab has its id, and what the page before left
-  #isAway = false; // in the back/forward cache, or about to end
+  #visit = null; // as long as it is not closed, and the page is not in the back/forward cache
   #started = Promise.resolve();
   #onmessage = null;
   #listeners = new Map();
@@ -433,8 +433,11 @@ export class NetraQueue extends EventTarget {
     this.#actions.push(...actions);
     if (this.#isActing) return;
     this.#isActing = true;
-    while (this.#actions.length) this.#do(this.#actions.shift());
-    this.#isActing = false;
+    try {
+      while (this.#actions.length) this.#do(this.#actions.shift());
+    } finally {
+      this.#isActing = false;
+    }
     this.#keepOutbox();
     clearTimeout(this.#timer);
     const at = this.#protocol.wakeAt;
@@ -579,21 +582,20 @@ export class NetraQueue extends EventTarget {
 
   /** Pages with an open socket or a lock are not kept for the back button. */
   #leave() {
-    this.#isAway = true;
+    this.#visit = null;
     this.#carryOut(this.#protocol.suspend(Date.now()));
     this.#tab.release();
   }
 
   #comeBack() {
-    if (!this.#isAway) return this.#carryOut(this.#protocol.nudge(Date.now()));
-    this.#isAway = false;
-    this.#start();
+    if (this.#visit) this.#carryOut(this.#protocol.nudge(Date.now()));
+    else this.#start();
   }
 
   /** One start after the other, however fast `close` and `connect` are called, or the page goes and comes. */
   #start() {
-    const watch = this.#watch;
-    const isWanted = () => watch === this.#watch && !this.#isAway;
+    const visit = (this.#visit = {});
+    const isWanted = () => visit === this.#visit;
     this.#started = this.#started.then(async () => {
       if (!isWanted()) return;
       const id = await this.#tab.claim();
@@ -621,8 +623,7 @@ export class NetraQueue extends EventTarget {
 
   #end(reason = CLOSED) {
     this.#watch.abort();
-    this.#watch = null;
-    this.#isAway = false;
+    this.#watch = this.#visit = null;
     this.#forget();
     for (const frame of this.#protocol.outbox.splice(0)) frame.reject(new Error(reason));
     this.#keepOutbox();

@@ -1,0 +1,369 @@
+// The life of pages and tabs: reload, duplicate, back and forward, online and offline, close, and storage that fails.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { Browser } from "./browser.mjs";
+import { makeMessage } from "./server.mjs";
+
+const NOTHING = { timers: 0, listeners: 0, ports: 0, open: 0 };
+const clientOf = (page) => page.sockets.at(-1)?.url.searchParams.get("client");
+const openSockets = (page) => page.sockets.filter(({ readyState }) => readyState < 2);
+
+/** A page whose queue is live, and what it has handled. */
+async function live(tab, options) {
+  const page = tab.page && !tab.page.isDead && !tab.page.queueOfIt ? tab.page : tab.open();
+  page.got = [];
+  page.queueOfIt = page.queue("/ws/", options);
+  page.queueOfIt.onmessage = ({ data }) => page.got.push(data);
+  await tab.browser.pass(600);
+  return page;
+}
+
+async function started(tabOptions, options) {
+  const browser = new Browser();
+  const tab = browser.tab(tabOptions);
+  const page = await live(tab, options);
+  return { browser, tab, page, queue: page.queueOfIt, id: clientOf(page) };
+}
+
+async function push(page, ...data) {
+  const { line } = page.sockets.at(-1);
+  line.messages.push(...data.map((one) => makeMessage(one)));
+  line.connection.transmit();
+  await page.browser.settle();
+}
+
+// --- reload, duplicate ---
+
+for (const hasLocks of [true, false]) {
+  const where = hasLocks ? "" : ", where there are no locks";
+
+  test(`a reload keeps the id and drops repeats${where}`, async () => {
+    const { browser, tab, page, id } = await started({ hasLocks });
+    page.sockets[0].isCut = true; // no ack arrives any more
+    await push(page, 1, 2);
+    await tab.reload();
+    const again = await live(tab);
+    assert.equal(clientOf(again), id);
+    await push(again, 3);
+    assert.deepEqual(again.got, [3]);
+    await browser.pass(100);
+    assert.deepEqual(browser.line(id).messages, []);
+  });
+
+  test(`a duplicated tab has an id of its own and handles everything${where}`, async () => {
+    const { browser, tab, page, id } = await started({ hasLocks }, { outbox: "reload" });
+    page.sockets[0].isCut = true;
+    await push(page, 1);
+    await browser.pass(100); // what was seen is in the storage
+    browser.isReachable = false;
+    page.sockets[0].end(1006);
+    page.queueOfIt.send("mine");
+    const copy = tab.duplicate();
+    const twin = await live(copy, { outbox: "reload" });
+    browser.isReachable = true;
+    await browser.pass(20_000);
+    assert.notEqual(clientOf(twin), id);
+    assert.equal(clientOf(page), id);
+    assert.deepEqual(browser.line(clientOf(twin)).connection.own, [], "what waits is sent by one of them");
+    assert.deepEqual(browser.line(id).connection.own, ["mine"]);
+    await copy.reload();
+    const twinAgain = await live(copy);
+    assert.equal(clientOf(twinAgain), clientOf(twin), "its own, from then on");
+  });
+
+  test(`a tab duplicated twice, then closed, leaves no id behind${where}`, async () => {
+    const { browser, tab, id } = await started({ hasLocks });
+    const twins = [await live(tab.duplicate()), await live(tab.duplicate())];
+    assert.equal(new Set([id, ...twins.map(clientOf)]).size, 3);
+    for (const page of [tab.page, ...twins]) page.queueOfIt.close();
+    await browser.settle();
+    assert.deepEqual(browser.locks.held, []);
+  });
+}
+
+test("a reload waits for the lock of a page that is slow to go", async () => {
+  const { browser, tab, page, id } = await started();
+  let free;
+  browser.locks.request(`netra:/ws/:${id}`, {}, () => new Promise((resolve) => (free = resolve)));
+  page.hide(); // the request above is next
+  page.die();
+  const again = tab.open();
+  again.queue("/ws/");
+  await browser.pass(3_000);
+  assert.equal(again.sockets.length, 0);
+  free();
+  await browser.pass(100);
+  assert.equal(clientOf(again), id);
+});
+
+test("a tab whose page was killed keeps its id", async () => {
+  const { tab, page, id } = await started();
+  page.die(); // no pagehide
+  assert.equal(clientOf(await live(tab)), id);
+});
+
+// --- storage ---
+
+test("storage forbidden: it works, and remembers as long as the page lives", async () => {
+  const { browser, page, queue, id } = await started({ isForbidden: true });
+  page.sockets[0].isCut = true;
+  await push(page, 1);
+  page.sockets[0].end(1006);
+  await browser.pass(1_000);
+  queue.close();
+  queue.connect();
+  await browser.pass(1_000);
+  await push(page, 2);
+  assert.deepEqual(page.got, [1, 2]);
+  assert.match(id, /^tab-/);
+});
+
+test("without an own line, an id is still this tab's where locks are", async () => {
+  const { page } = await started({}, { client: "" });
+  assert.equal(page.sockets[0].url.search, "");
+});
+
+test("close() and connect() keep the id, storage forbidden or not", async () => {
+  for (const options of [{}, { hasLocks: false }]) {
+    const { browser, page, queue, id } = await started(options);
+    for (let n = 0; n < 3; n += 1) {
+      queue.close();
+      queue.connect();
+      await browser.pass(600);
+      assert.equal(clientOf(page), id);
+    }
+  }
+});
+
+test("storage full: it works", async () => {
+  const { browser, tab, page } = await started();
+  tab.storage.most = 0;
+  await push(page, 1, 2);
+  await browser.pass(100);
+  page.sockets[0].end(1006);
+  await browser.pass(1_000);
+  await push(page, 3);
+  assert.deepEqual(page.got, [1, 2, 3]);
+});
+
+test("storage that holds nonsense: it works", async () => {
+  for (const nonsense of ["{", "7", '{"a":1}', "null", '"x"']) {
+    const values = ["seen", "outbox", "free"].map((name) => [`netra:/ws/:${name}`, nonsense]);
+    const { page } = await started({ values }, { outbox: "memory" });
+    await push(page, 1);
+    assert.deepEqual(page.got, [1]);
+  }
+});
+
+// --- the network and the page come back ---
+
+test("online and visibilitychange at once: one socket, at once", async () => {
+  const { browser, page, queue } = await started();
+  browser.isReachable = false;
+  page.fire("offline");
+  page.sockets[0].end(1006);
+  await browser.pass(120_000);
+  browser.isReachable = true;
+  const before = page.sockets.length;
+  page.fire("online");
+  page.see(true);
+  await browser.settle();
+  assert.ok(page.sockets.length - before <= 1);
+  assert.equal(queue.state, "live");
+  assert.equal(openSockets(page).length, 1);
+});
+
+test("a dead connection is noticed soon when the page is seen again, or the browser says offline", async () => {
+  for (const event of [(page) => page.see(true), (page) => page.fire("offline"), (page) => page.fire("online")]) {
+    const { browser, page, queue } = await started();
+    page.sockets[0].isCut = true;
+    event(page);
+    await browser.pass(2_999);
+    assert.equal(page.sockets.length, 1);
+    await browser.pass(1_000);
+    assert.deepEqual([page.sockets.length, queue.state], [2, "live"]);
+  }
+});
+
+test("offline, a page that waits goes on waiting", async () => {
+  const { browser, page } = await started();
+  browser.isReachable = false;
+  page.sockets[0].end(1006);
+  const before = page.sockets.length;
+  page.fire("offline");
+  page.see(false);
+  assert.equal(page.sockets.length, before);
+});
+
+test("back and forward: nothing is open meanwhile, and it goes on as the same client", async () => {
+  const { browser, tab, page, queue, id } = await started();
+  await push(page, 1);
+  page.hide();
+  await browser.settle();
+  assert.deepEqual([openSockets(page).length, page.timers.length, browser.locks.held], [0, 0, []]);
+  assert.deepEqual(browser.line(id).messages, [], "acked on leaving");
+  const other = await live(tab);
+  assert.equal(clientOf(other), id, "the next page of this tab is the same client");
+  other.sockets[0].isCut = true;
+  await push(other, 2);
+  other.hide();
+  other.die();
+  page.show();
+  await browser.pass(100);
+  assert.deepEqual([clientOf(page), queue.state, openSockets(page).length], [id, "live", 1]);
+  await push(page, 3);
+  assert.deepEqual(page.got, [1, 3], "2 was handled by the other page");
+});
+
+test("back and forth quickly, and while it starts", async () => {
+  const browser = new Browser();
+  const page = browser.tab().open();
+  const queue = page.queue();
+  for (let n = 0; n < 5; n += 1) {
+    page.hide();
+    page.show();
+    if (n % 2) await browser.settle();
+  }
+  await browser.pass(1_000);
+  assert.deepEqual([queue.state, openSockets(page).length, browser.locks.held.length], ["live", 1, 1]);
+  page.hide();
+  queue.close();
+  page.show();
+  await browser.pass(60_000);
+  assert.deepEqual([queue.state, page.leftovers, browser.locks.held], ["closed", NOTHING, []]);
+});
+
+// --- the end ---
+
+test("close(): nothing is left behind, whenever it comes", async () => {
+  for (const reach of [true, false]) {
+    for (const ms of [0, 1, 100, 700, 20_000]) {
+      const browser = new Browser();
+      browser.isReachable = reach;
+      const page = browser.tab().open();
+      const queue = page.queue();
+      if (ms) await browser.pass(ms);
+      queue.close();
+      queue.close();
+      await browser.settle();
+      assert.deepEqual([page.leftovers, browser.locks.held, queue.state], [NOTHING, [], "closed"], `after ${ms} ms`);
+      assert.equal(queue.states.filter((state) => state === "closed").length, 1);
+      const { length } = page.sockets;
+      for (const type of ["online", "offline", "pageshow"]) page.fire(type, { persisted: true });
+      page.see(true);
+      await browser.pass(3_600_000);
+      assert.deepEqual([page.sockets.length, page.delays.at(-1) < 2 ** 31 || ms === 0], [length, true]);
+    }
+  }
+});
+
+test("close() while a handler runs: its message is not handled again after connect()", async () => {
+  const { browser, page, queue } = await started();
+  const got = [];
+  let done;
+  queue.onmessage = ({ data }) => (got.push(data), new Promise((resolve) => (done = resolve)));
+  await push(page, 1, 2);
+  queue.close();
+  await browser.pass(1_000);
+  assert.deepEqual(page.leftovers, NOTHING);
+  queue.connect();
+  await browser.pass(1_000);
+  done();
+  await browser.pass(1_000);
+  assert.deepEqual(got, [1, 2]);
+});
+
+test("closed before anybody listened, a message is not handled until it comes again", async () => {
+  const { browser, page, queue } = await started();
+  queue.onmessage = null;
+  await push(page, 1);
+  queue.close();
+  queue.onmessage = ({ data }) => page.got.push(data);
+  await browser.settle();
+  assert.deepEqual(page.got, []);
+  queue.connect();
+  await browser.pass(1_000);
+  assert.deepEqual(page.got, [1]);
+});
+
+test("connect() and close() quickly one after the other: one socket, or none", async () => {
+  const { browser, page, queue, id } = await started();
+  for (let n = 0; n < 20; n += 1) {
+    queue.close();
+    queue.connect();
+    queue.connect();
+    if (n % 3 === 0) await browser.settle();
+  }
+  await browser.pass(1_000);
+  assert.deepEqual([queue.state, openSockets(page).length, clientOf(page)], ["live", 1, id]);
+  queue.close();
+  queue.connect();
+  queue.close();
+  await browser.pass(1_000);
+  assert.deepEqual([page.leftovers, browser.locks.held, queue.state], [NOTHING, [], "closed"]);
+});
+
+test("a 44xx ends it; connect() begins again", async () => {
+  const { browser, page, queue, id } = await started();
+  const details = [];
+  queue.addEventListener("state", ({ detail }) => details.push(detail));
+  page.sockets[0].end(4401, "log in");
+  await browser.pass(3_600_000);
+  assert.deepEqual([page.leftovers, browser.locks.held, page.sockets.length], [NOTHING, [], 1]);
+  assert.equal(JSON.stringify(details), '[{"state":"closed","code":4401,"reason":"log in"}]');
+  queue.connect();
+  assert.equal(queue.state, "connecting");
+  await browser.pass(600);
+  assert.deepEqual([queue.state, clientOf(page)], ["live", id]);
+});
+
+// --- what must not happen ---
+
+test("a pause longer than a browser's longest timer is no busy loop", async () => {
+  const { browser, page, queue } = await started();
+  page.sockets[0].say('{"type":"netra.retry","after":5184000}'); // 60 days
+  await browser.settle();
+  page.sockets[0].end(1012);
+  page.delays.length = 0;
+  await browser.pass(59 * 86_400_000);
+  assert.equal(queue.state, "waiting");
+  assert.ok(page.delays.length < 5, `${page.delays.length} timers`);
+  await browser.pass(86_460_000);
+  assert.equal(queue.state, "live");
+});
+
+test("timers that come early are no busy loop, and none is set for the past", async () => {
+  const { browser, page } = await started();
+  page.delays.length = 0;
+  for (const timer of page.timers) timer.at = browser.now; // too early
+  await browser.pass(10);
+  browser.now += 3_600_000; // too late
+  await browser.pass(60_000);
+  assert.ok(page.delays.length < 40, `${page.delays.length} timers`);
+  assert.deepEqual(page.delays.filter((ms) => !(ms >= 0 && ms < 2 ** 31)), []);
+});
+
+test("a socket that cannot even be made is tried again", async () => {
+  const browser = new Browser();
+  browser.throws = "SecurityError";
+  const page = browser.tab().open();
+  const queue = page.queue();
+  await browser.pass(5_000);
+  assert.equal(queue.state, "waiting");
+  browser.throws = "";
+  await browser.pass(30_000);
+  assert.equal(queue.state, "live");
+});
+
+test("a server that restarts for an hour: pauses grow, and it is there when the server is", async () => {
+  const { browser, page, queue } = await started();
+  browser.isReachable = false;
+  page.sockets[0].end(1012);
+  await browser.pass(3_600_000);
+  assert.ok(page.sockets.length > 120 && page.sockets.length < 400, `${page.sockets.length} sockets in an hour`);
+  browser.isReachable = true;
+  await browser.pass(30_000);
+  assert.equal(queue.state, "live");
+});
