@@ -4,6 +4,16 @@
 import { loadInto } from "./client.mjs";
 import { Line, seeded } from "./server.mjs";
 
+/** Node 18 has none. */
+const CustomEvent =
+  globalThis.CustomEvent ??
+  class extends Event {
+    constructor(type, { detail, ...options } = {}) {
+      super(type, options);
+      this.detail = detail;
+    }
+  };
+
 const HREF = "https://example.org/inbox?folder=3#top";
 
 /** Counts what is listened to, as far as the client does it: with a signal. */

@@ -6,7 +6,7 @@ import test from "node:test";
 import { Machine } from "./machine.mjs";
 import { Line, seeded } from "./server.mjs";
 
-const RUNS = Number(process.env.NETRA_CLIENT_RUNS ?? 400);
+const RUNS = Number(process.env.NETRA_CLIENT_RUNS ?? 250);
 const FIRST = Number(process.env.NETRA_CLIENT_SEED ?? 1);
 const STEPS = 300;
 const CODES = [1000, 1001, 1006, 1006, 1011, 1012, 4503, 4508, 4529];
