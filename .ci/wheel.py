@@ -26,6 +26,10 @@ from websockets.asyncio.client import connect
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- wheel: (?P<file>\S+)(?P<append> append)? -->\n```\w*\n(?P<text>.*?)```", re.DOTALL)
 WANTED = [r"netra_queue/py\.typed", r"netra_queue/migrations/0001_initial\.py", r"netra_queue/core/wire\.py"]
+WANTED += [
+    rf"netra_queue/static/netra_queue/{name}"
+    for name in (r"client\.js", r"client\.d\.ts", r"protocol\.js", r"browser\.js")
+]
 ALLOWED = re.compile(r"netra_queue/|netra_queue-[^/]+\.dist-info/")
 SUFFIXES = {".py", ".typed", ".html", ".js", ".css", ".ts", ".svg", ".txt", ".po", ".mo", ".json"}
 MAKE_SESSION = """

@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,18 @@ MOST_BYTES = 8192
 TESTS = sorted(Path(__file__).parent.glob("*.test.mjs"))
 
 
-@pytest.fixture(scope="module")
-def node() -> str:
+def find_node() -> str:
     found = shutil.which("node")
     if found is None:
         if os.environ.get("NETRA_REQUIRE_SERVERS") == "1":
             pytest.fail("NETRA_REQUIRE_SERVERS=1, but there is no node")
         pytest.skip("there is no node")
     return found
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    return find_node()
 
 
 def run(command: list[str]) -> str:
@@ -96,3 +101,20 @@ def test_it_is_found_by_staticfiles(name: str) -> None:
     from django.contrib.staticfiles import finders
 
     assert finders.find(f"netra_queue/{name}") == str(STATIC / name)
+
+
+def test_without_node_it_says_so_and_ci_notices(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"{__file__}::test_it_is_a_module"]
+    environment = {**os.environ, "PATH": str(tmp_path), "NETRA_REQUIRE_SERVERS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert "1 skipped" in done.stdout, done.stdout + done.stderr
+    pattern = re.search(r"grep -E '([^']+)' \"\$WORK/tests.log\"", (ROOT / ".ci/run").read_text())
+    assert pattern is not None
+    assert [line for line in done.stdout.splitlines() if re.search(pattern[1], line)] != [], done.stdout
+
+
+def test_where_nothing_may_be_missing_it_fails_without_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("NETRA_REQUIRE_SERVERS", "1")
+    with pytest.raises(pytest.fail.Exception, match="there is no node"):
+        find_node()
