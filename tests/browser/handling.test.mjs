@@ -215,6 +215,32 @@ test("10,000 messages of replay: in order, once, and the page may draw every few
   assert.equal(page.leftovers.ports, 0);
 });
 
+test("all listeners hear of everything in the same order, when one of them closes", async () => {
+  const { browser, page, queue } = await opened();
+  const states = [];
+  queue.addEventListener("state", ({ detail }) => detail.state === "live" && queue.close());
+  queue.addEventListener("state", ({ detail }) => states.push(detail.state));
+  page.sockets[0].end(1006);
+  await browser.pass(1_000);
+  assert.deepEqual(states, ["waiting", "connecting", "replaying", "live", "closed"]);
+});
+
+test("closed by a listener of the same frame, the message behind it is not handled", async () => {
+  const { browser, page, queue, push } = await opened();
+  const got = [];
+  queue.onmessage = ({ data }) => got.push(data);
+  page.sockets[0].isCut = true;
+  await push(makeMessage(1));
+  page.sockets[0].line.messages.push(makeMessage(2));
+  queue.addEventListener("repeat", () => queue.close(), { once: true });
+  page.sockets[0].end(1006);
+  await browser.pass(1_000);
+  assert.deepEqual([got, queue.state], [[1], "closed"]);
+  queue.connect();
+  await browser.pass(1_000);
+  assert.deepEqual(got, [1, 2]);
+});
+
 for (const type of ["state", "error", "lost", "repeat", "message"]) {
   for (const [what, act] of Object.entries({
     closes: (queue) => queue.close(),

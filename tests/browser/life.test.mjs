@@ -73,6 +73,14 @@ for (const hasLocks of [true, false]) {
     assert.equal(clientOf(twinAgain), clientOf(twin), "its own, from then on");
   });
 
+  test(`a tab that was reloaded and then duplicated keeps its id for itself${where}`, async () => {
+    const { tab, id } = await started({ hasLocks });
+    await tab.reload();
+    const page = await live(tab);
+    const twin = await live(tab.duplicate());
+    assert.deepEqual([clientOf(page), clientOf(twin) === id], [id, false]);
+  });
+
   test(`a tab duplicated twice, then closed, leaves no id behind${where}`, async () => {
     const { browser, tab, id } = await started({ hasLocks });
     const twins = [await live(tab.duplicate()), await live(tab.duplicate())];
@@ -107,22 +115,15 @@ test("a tab whose page was killed keeps its id", async () => {
 // --- storage ---
 
 test("storage forbidden: it works, and remembers as long as the page lives", async () => {
-  const { browser, page, queue, id } = await started({ isForbidden: true });
+  const { browser, page, queue } = await started({ isForbidden: true }, { client: "p" });
   page.sockets[0].isCut = true;
   await push(page, 1);
-  page.sockets[0].end(1006);
-  await browser.pass(1_000);
   queue.close();
   queue.connect();
   await browser.pass(1_000);
   await push(page, 2);
   assert.deepEqual(page.got, [1, 2]);
-  assert.match(id, /^tab-/);
-});
-
-test("without an own line, an id is still this tab's where locks are", async () => {
-  const { page } = await started({}, { client: "" });
-  assert.equal(page.sockets[0].url.search, "");
+  assert.match((await started({ isForbidden: true })).id, /^tab-/);
 });
 
 test("close() and connect() keep the id, storage forbidden or not", async () => {
@@ -303,6 +304,34 @@ test("connect() and close() quickly one after the other: one socket, or none", a
   queue.close();
   await browser.pass(1_000);
   assert.deepEqual([page.leftovers, browser.locks.held, queue.state], [NOTHING, [], "closed"]);
+});
+
+test("close(), connect(), back and forward while the id is still asked for", async () => {
+  const { browser, tab, page } = await started();
+  const copy = tab.duplicate();
+  const twin = copy.open();
+  const queue = twin.queue(); // waits for the lock of the original
+  await browser.pass(100);
+  queue.close();
+  queue.connect();
+  await browser.pass(10);
+  assert.deepEqual([...browser.locks.holders.values()].map(({ length }) => length), [2], "one start after the other");
+  queue.close();
+  await browser.pass(5_000);
+  assert.deepEqual([twin.sockets.length, twin.leftovers, browser.locks.held.length], [0, NOTHING, 1]);
+  for (let n = 0; n < 4; n += 1) {
+    queue.connect();
+    await browser.pass(100 * n);
+    twin.hide();
+    await browser.pass(n % 2);
+    twin.show();
+    await browser.pass(150 * n);
+    queue.close();
+    queue.connect();
+  }
+  await browser.pass(10_000);
+  assert.deepEqual([queue.state, openSockets(twin).length, browser.locks.held.length], ["live", 1, 2]);
+  assert.notEqual(clientOf(twin), clientOf(page));
 });
 
 test("a 44xx ends it; connect() begins again", async () => {
