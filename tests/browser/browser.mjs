@@ -1,5 +1,5 @@
-// A browser without a browser: tabs and their storage, pages with globals of their own, locks, sockets to a Line, and a clock
-// that moves when told.
+// A browser without a browser: tabs and their storage, pages with globals of their own, locks, sockets to a Line, and a
+// clock that moves when told.
 
 import { loadInto } from "./client.mjs";
 import { Line, seeded } from "./server.mjs";

@@ -1,4 +1,4 @@
-// client.js as a page gets it: one file, evaluated in a realm of its own (or in this one), whatever node thinks of ".js".
+// client.js as a page gets it: one file, in a realm of its own (or in this one), whatever node thinks of ".js".
 
 import { readFileSync } from "node:fs";
 import vm from "node:vm";

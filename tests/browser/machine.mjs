@@ -1,5 +1,5 @@
-// The protocol with everything around it faked: a clock that stands still, a network that delivers when told, and a check of
-// the promises after every step.
+// The protocol with everything around it faked: a clock that stands still, a network that delivers when told, and a
+// check of the promises after every step.
 
 import assert from "node:assert/strict";
 

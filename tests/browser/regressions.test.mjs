@@ -79,7 +79,8 @@ test("a timer that fires after close()", () => {
     assert.equal(machine.protocol.wakeAt, null);
     machine.log.length = 0;
     machine.sleep(60_000);
-    for (const text of ['{"type":"netra.live"}', '{"type":"netra.lost","expired":1,"dropped":0}']) machine.do("received", text);
+    machine.do("received", '{"type":"netra.live"}');
+    machine.do("received", '{"type":"netra.lost","expired":1,"dropped":0}');
     machine.do("disconnected", 1006, "");
     machine.nudge();
     assert.deepEqual(machine.log, []);

@@ -6,7 +6,7 @@ import test from "node:test";
 import { Browser } from "./browser.mjs";
 import { golden } from "./client.mjs";
 
-const OWN = ["own_frame", "own_list", "own_mentions_netra", "own_not_json", "own_prefix_without_dot", "own_type_is_no_text"];
+const OWN = ["frame", "list", "mentions_netra", "not_json", "prefix_without_dot", "type_is_no_text"];
 const CONTROL = ["ack", "ack_spaced", "ping", "malformed_bare_prefix", "malformed_servers_frame", "malformed_unknown"];
 
 function started(options, tabOptions) {
@@ -37,7 +37,7 @@ test("online, it is written at once: a string as it is, anything else as JSON", 
   assert.deepEqual(own(page), ['{"n":1}', "plain", "[2]", "null", ""]);
 });
 
-for (const name of OWN) {
+for (const name of OWN.map((end) => `own_${end}`)) {
   test(`the application's own: ${golden(name).name}`, async () => {
     const { queue, page } = await opened();
     await queue.send(golden(name).frame);

@@ -1,4 +1,4 @@
-// A server's side of netra-queue.v1 for one client's line, as far as a client can tell: nothing is removed without an ack.
+// A server's side of netra-queue.v1 for one client's line, as far as a client can tell: only an ack removes anything.
 
 /** A small PRNG (mulberry32): the same seed, the same run. Never exactly 0. */
 export function seeded(seed) {

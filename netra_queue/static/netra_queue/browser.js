@@ -32,12 +32,12 @@ export class NetraQueue extends EventTarget {
 
   constructor(url, { client = "auto", outbox = "memory" } = {}) {
     super();
-    if (!["memory", "reload"].includes(outbox)) throw new TypeError(`outbox: expected "memory" or "reload", got ${outbox}`);
-    if (!/^[\w-]{0,64}$/.test(client)) throw new TypeError(`client: expected at most 64 of A-Z a-z 0-9 _ -, got ${client}`);
+    check(["memory", "reload"].includes(outbox), `outbox: expected "memory" or "reload", got ${outbox}`);
+    check(/^[\w-]{0,64}$/.test(client), `client: expected at most 64 of A-Z a-z 0-9 _ -, got ${client}`);
     this.#url = new URL(url, location.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#url.hash = "";
-    if (!/^wss?:$/.test(this.#url.protocol)) throw new TypeError(`url: expected one of ws, wss, http, https, got ${url}`);
+    check(/^wss?:$/.test(this.#url.protocol), `url: expected one of ws, wss, http, https, got ${url}`);
     this.#client = client;
     this.#keepsOutbox = outbox === "reload";
     this.#tab = new Tab(`netra:${this.#url.pathname}:`);
@@ -218,8 +218,8 @@ export class NetraQueue extends EventTarget {
 
   #refuse(data, text) {
     const { outbox } = this.#protocol;
-    if (text === undefined) throw new TypeError(`expected something that JSON can say, got ${typeof data}`);
-    if (isControl(text)) throw new TypeError("a type that begins with netra. belongs to the protocol");
+    check(text !== undefined, `expected something that JSON can say, got ${typeof data}`);
+    check(!isControl(text), "a type that begins with netra. belongs to the protocol");
     if (!this.#watch) throw new Error(CLOSED);
     const characters = outbox.reduce((sum, frame) => sum + frame.text.length, text.length);
     if (outbox.length >= MOST_FRAMES || characters > MOST_CHARACTERS) throw new Error("too much is waiting to be sent");
@@ -309,8 +309,8 @@ export class QueueMessage extends Event {
 }
 
 /**
- * What this tab keeps over a reload, and its id. Browsers copy both into a duplicated tab, and may forbid or limit storage;
- * then memory has to do.
+ * What this tab keeps over a reload, and its id. Browsers copy both into a duplicated tab, and may forbid or limit
+ * storage; then memory has to do.
  */
 class Tab {
   #prefix;
@@ -381,6 +381,10 @@ class Tab {
 }
 
 const CLOSED = "the queue is closed";
+
+function check(isGood, problem) {
+  if (!isGood) throw new TypeError(problem);
+}
 
 /** Whether the server would take it for a frame of the protocol. */
 function isControl(text) {

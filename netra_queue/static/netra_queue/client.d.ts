@@ -92,8 +92,8 @@ export declare class NetraQueue<Data = any> extends EventTarget {
 
   /**
    * Send to the consumer's receive: a string as it is, anything else as JSON. Fulfilled when it has been written to a
-   * connection (or left to the next page of this tab, with `outbox: "reload"`); nothing says that the consumer has handled
-   * it. Kept while there is no connection. Rejected when it cannot be kept or said, or when the queue is closed.
+   * connection (or left to the next page of this tab, with `outbox: "reload"`); nothing says that the consumer has
+   * handled it. Kept while there is no connection. Rejected when it cannot be kept or said, or the queue is closed.
    */
   send(data: unknown): Promise<void>;
 
@@ -111,7 +111,10 @@ export declare class NetraQueue<Data = any> extends EventTarget {
     options?: boolean | AddEventListenerOptions,
   ): void;
 
-  removeEventListener(type: "message", listener: MessageListener<Data> | { handleEvent: MessageListener<Data> } | null): void;
+  removeEventListener(
+    type: "message",
+    listener: MessageListener<Data> | { handleEvent: MessageListener<Data> } | null,
+  ): void;
   removeEventListener<Type extends keyof QueueEvents>(
     type: Type,
     listener: ((event: QueueEvents[Type]) => void) | { handleEvent(event: QueueEvents[Type]): void } | null,

@@ -40,9 +40,9 @@ export class SeenIds {
 }
 
 /**
- * What to do: {do: "connect"}, {do: "disconnect"} (of the present socket nothing is heard any more), {do: "write", text, frame},
- * {do: "handle", message} (answer with `handled` or `failed`), {do: "save"} (the ids in `seen`, before they are acked),
- * {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}. In this order.
+ * What to do, one after the other: {do: "connect"}, {do: "disconnect"} (of this socket nothing is heard any more),
+ * {do: "write", text, frame}, {do: "handle", message} (answer with `handled` or `failed`), {do: "save"} (the ids in
+ * `seen`), {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}.
  */
 export class Protocol {
   constructor({ seen = new SeenIds(), random = Math.random } = {}) {
@@ -167,14 +167,14 @@ export class Protocol {
     if (isDue(back, now)) return this.connect(now);
     if (isDue(hello, now)) return this.#broken("no netra.hello came");
     const actions = isDue(ack, now) ? this.#ack() : [];
-    // Late: timers stood still, as on a laptop that slept. The connection may be long gone; or the answer is there, unread.
-    const late = now - Math.min(answer ?? now, ping ?? now);
+    // Late: timers stood still, as on a laptop that slept. The connection may be gone; or the answer is there, unread.
+    const isLate = now - Math.min(answer ?? now, ping ?? now) > LATE_MS;
     if (isDue(answer, now)) {
-      if (late <= LATE_MS || this.hasProbed) return this.#broken("the server went silent");
+      if (!isLate || this.hasProbed) return this.#broken("the server went silent");
       this.hasProbed = true;
       this.due.answer = null;
     }
-    if (isDue(answer, now) || isDue(ping, now)) actions.push(this.#ping(late > LATE_MS ? PROBE_MS : this.heartbeatMs / 2));
+    if (isDue(answer, now) || isDue(ping, now)) actions.push(this.#ping(isLate ? PROBE_MS : this.heartbeatMs / 2));
     return actions;
   }
 
@@ -364,12 +364,12 @@ export class NetraQueue extends EventTarget {
 
   constructor(url, { client = "auto", outbox = "memory" } = {}) {
     super();
-    if (!["memory", "reload"].includes(outbox)) throw new TypeError(`outbox: expected "memory" or "reload", got ${outbox}`);
-    if (!/^[\w-]{0,64}$/.test(client)) throw new TypeError(`client: expected at most 64 of A-Z a-z 0-9 _ -, got ${client}`);
+    check(["memory", "reload"].includes(outbox), `outbox: expected "memory" or "reload", got ${outbox}`);
+    check(/^[\w-]{0,64}$/.test(client), `client: expected at most 64 of A-Z a-z 0-9 _ -, got ${client}`);
     this.#url = new URL(url, location.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#url.hash = "";
-    if (!/^wss?:$/.test(this.#url.protocol)) throw new TypeError(`url: expected one of ws, wss, http, https, got ${url}`);
+    check(/^wss?:$/.test(this.#url.protocol), `url: expected one of ws, wss, http, https, got ${url}`);
     this.#client = client;
     this.#keepsOutbox = outbox === "reload";
     this.#tab = new Tab(`netra:${this.#url.pathname}:`);
@@ -550,8 +550,8 @@ export class NetraQueue extends EventTarget {
 
   #refuse(data, text) {
     const { outbox } = this.#protocol;
-    if (text === undefined) throw new TypeError(`expected something that JSON can say, got ${typeof data}`);
-    if (isControl(text)) throw new TypeError("a type that begins with netra. belongs to the protocol");
+    check(text !== undefined, `expected something that JSON can say, got ${typeof data}`);
+    check(!isControl(text), "a type that begins with netra. belongs to the protocol");
     if (!this.#watch) throw new Error(CLOSED);
     const characters = outbox.reduce((sum, frame) => sum + frame.text.length, text.length);
     if (outbox.length >= MOST_FRAMES || characters > MOST_CHARACTERS) throw new Error("too much is waiting to be sent");
@@ -641,8 +641,8 @@ export class QueueMessage extends Event {
 }
 
 /**
- * What this tab keeps over a reload, and its id. Browsers copy both into a duplicated tab, and may forbid or limit storage;
- * then memory has to do.
+ * What this tab keeps over a reload, and its id. Browsers copy both into a duplicated tab, and may forbid or limit
+ * storage; then memory has to do.
  */
 class Tab {
   #prefix;
@@ -713,6 +713,10 @@ class Tab {
 }
 
 const CLOSED = "the queue is closed";
+
+function check(isGood, problem) {
+  if (!isGood) throw new TypeError(problem);
+}
 
 /** Whether the server would take it for a frame of the protocol. */
 function isControl(text) {

@@ -38,9 +38,9 @@ export class SeenIds {
 }
 
 /**
- * What to do: {do: "connect"}, {do: "disconnect"} (of the present socket nothing is heard any more), {do: "write", text, frame},
- * {do: "handle", message} (answer with `handled` or `failed`), {do: "save"} (the ids in `seen`, before they are acked),
- * {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}. In this order.
+ * What to do, one after the other: {do: "connect"}, {do: "disconnect"} (of this socket nothing is heard any more),
+ * {do: "write", text, frame}, {do: "handle", message} (answer with `handled` or `failed`), {do: "save"} (the ids in
+ * `seen`), {do: "state", state, detail}, {do: "lost", lost}, {do: "repeat", message}, {do: "error", error}.
  */
 export class Protocol {
   constructor({ seen = new SeenIds(), random = Math.random } = {}) {
@@ -165,14 +165,14 @@ export class Protocol {
     if (isDue(back, now)) return this.connect(now);
     if (isDue(hello, now)) return this.#broken("no netra.hello came");
     const actions = isDue(ack, now) ? this.#ack() : [];
-    // Late: timers stood still, as on a laptop that slept. The connection may be long gone; or the answer is there, unread.
-    const late = now - Math.min(answer ?? now, ping ?? now);
+    // Late: timers stood still, as on a laptop that slept. The connection may be gone; or the answer is there, unread.
+    const isLate = now - Math.min(answer ?? now, ping ?? now) > LATE_MS;
     if (isDue(answer, now)) {
-      if (late <= LATE_MS || this.hasProbed) return this.#broken("the server went silent");
+      if (!isLate || this.hasProbed) return this.#broken("the server went silent");
       this.hasProbed = true;
       this.due.answer = null;
     }
-    if (isDue(answer, now) || isDue(ping, now)) actions.push(this.#ping(late > LATE_MS ? PROBE_MS : this.heartbeatMs / 2));
+    if (isDue(answer, now) || isDue(ping, now)) actions.push(this.#ping(isLate ? PROBE_MS : this.heartbeatMs / 2));
     return actions;
   }
 
