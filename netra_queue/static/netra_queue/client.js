@@ -11,6 +11,7 @@
 
 export const SUBPROTOCOL = "netra-queue.v1";
 const ACK_AFTER_MS = 100;
+const SAVE_EVERY_MS = 1_000;
 const HELLO_MS = 15_000;
 const PROBE_MS = 3_000;
 const FIRST_BACKOFF_MS = 500;
@@ -55,6 +56,7 @@ export class Protocol {
     this.attempt = 0;
     this.now = 0;
     this.notBefore = 0; // what netra.retry said
+    this.savedAt = 0;
     this.#reset();
   }
 
@@ -196,6 +198,7 @@ export class Protocol {
     if (back > 0) {
       for (const [name, at] of Object.entries(this.due)) if (at !== null) this.due[name] = at - back;
       this.notBefore -= back;
+      this.savedAt -= back;
     }
     this.now = now;
   }
@@ -279,7 +282,11 @@ export class Protocol {
     if (this.due.ack === null) return [];
     this.due.ack = null;
     this.acked = this.processed;
-    return [{ do: "save" }, write(ackFrame(this.acked))];
+    const ack = write(ackFrame(this.acked));
+    // For a page that is killed; any other end saves too. Not with each ack: a large window has many ids.
+    if (this.now - this.savedAt < SAVE_EVERY_MS) return [ack];
+    this.savedAt = this.now;
+    return [{ do: "save" }, ack];
   }
 
   #ping(answerMs) {
