@@ -2,7 +2,7 @@
 // clock that moves when told.
 
 import { loadInto } from "./client.mjs";
-import { Line, seeded } from "./server.mjs";
+import { Line, makeMessage, seeded } from "./server.mjs";
 
 /** Node 18 has none. */
 const CustomEvent =
@@ -334,4 +334,33 @@ class Socket {
     this.readyState = 3;
     this.onmessage = this.onclose = null;
   }
+}
+
+// --- what tests begin with ---
+
+export const clientOf = (page) => page.sockets.at(-1)?.url.searchParams.get("client");
+export const openSockets = (page) => page.sockets.filter(({ readyState }) => readyState < 2);
+
+/** A page whose queue is live, and what it has handled. */
+export async function live(tab, options) {
+  const page = tab.page && !tab.page.isDead && !tab.page.queueOfIt ? tab.page : tab.open();
+  page.got = [];
+  page.queueOfIt = page.queue("/ws/", options);
+  page.queueOfIt.onmessage = ({ data }) => page.got.push(data);
+  await tab.browser.pass(600);
+  return page;
+}
+
+export async function started(tabOptions, options) {
+  const browser = new Browser();
+  const tab = browser.tab(tabOptions);
+  const page = await live(tab, options);
+  return { browser, tab, page, queue: page.queueOfIt, id: clientOf(page) };
+}
+
+export async function push(page, ...data) {
+  const { line } = page.sockets.at(-1);
+  line.messages.push(...data.map((one) => makeMessage(one)));
+  line.connection.transmit();
+  await page.browser.settle();
 }

@@ -204,6 +204,16 @@ test("what is handled is saved, once a second at most, and when a connection end
   }
 });
 
+test("handled when the connection is gone, it is saved all the same", () => {
+  const machine = new Machine(new Line()).live();
+  machine.push(1);
+  machine.deliver();
+  machine.drop(4401);
+  machine.log.length = 0;
+  machine.finish();
+  assert.equal(only(machine.log, "save").length, 1);
+});
+
 test("remembers two windows of ids, and forgets the oldest", () => {
   const seen = new SeenIds(["a", "b"]);
   for (const id of ["c", "d", "e"]) seen.add(id, 4);
@@ -329,6 +339,18 @@ test("a clock that is set back delays nothing, one that is set ahead breaks noth
   machine.deliver(Infinity);
   machine.pass(3_000);
   assert.equal(machine.protocol.state, "live");
+});
+
+test("what netra.retry said counts from then on, even when the clock is set back", () => {
+  const machine = new Machine(new Line()).live();
+  machine.do("received", '{"type":"netra.retry","after":10}');
+  machine.drop(1012);
+  machine.now -= 3_600_000;
+  machine.nudge();
+  machine.pass(9_999);
+  assert.equal(machine.protocol.state, "waiting");
+  machine.pass(1);
+  assert.equal(machine.protocol.state, "connecting");
 });
 
 test("closed, it can be connected again, and pauses are short again", () => {

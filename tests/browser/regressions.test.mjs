@@ -79,7 +79,7 @@ test("a timer that fires after close()", () => {
     assert.equal(machine.protocol.wakeAt, null);
     machine.log.length = 0;
     machine.sleep(60_000);
-    machine.do("received", '{"type":"netra.live"}');
+    for (const type of ["hello", "live"]) machine.do("received", `{"type":"netra.${type}"}`);
     machine.do("received", '{"type":"netra.lost","expired":1,"dropped":0}');
     machine.do("disconnected", 1006, "");
     machine.nudge();

@@ -181,6 +181,19 @@ test("kept over a reload, before what the new page sends, each once", async () =
   assert.deepEqual(own(third), []);
 });
 
+test("after close() and connect(), a frame is not called written before it is", async () => {
+  const { queue, browser } = await offline({ outbox: "reload" });
+  queue.close();
+  queue.connect();
+  let isWritten = false;
+  const sent = queue.send("1").then(() => (isWritten = true));
+  await browser.pass(1_000);
+  assert.equal(isWritten, false);
+  browser.isReachable = true;
+  await browser.pass(10_000);
+  await sent;
+});
+
 test("online, the storage is left alone", async () => {
   const { queue, tab } = await opened({ outbox: "reload" });
   const before = tab.storage.writes;

@@ -58,6 +58,7 @@ def test_there_are_tests_in_javascript() -> None:
         "protocol",
         "regressions",
         "sending",
+        "tabs",
     ]
 
 
