@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "netra_queue"
 NAME = "netra_queue"
 MAX_MODULE_LINES = 400
+THINKING = [PACKAGE / "client" / name for name in ("protocol.py", "frames.py", "values.py")]  # as core does
 MAX_FUNCTION_LINES = 40
 # What a first name below the package may import of the others. Those not named here are the top: they may import all.
 BASE = {"core", "exceptions"}
@@ -27,6 +28,7 @@ ALLOWED = {
     "models": BASE | {"conf"},
     "policies": GROUND | {"stores"},
     "validation": GROUND,
+    "client": BASE | {"cancelling"},
     "threads": GROUND,
     "cancelling": set(),
     "stores": GROUND | {"threads"},
@@ -53,6 +55,7 @@ FOREIGN = {
     "celery": {"tasks"},
     "django_celery_beat": {"tasks", "management"},
     "prometheus_client": {"metrics"},
+    "websockets": {"client"},
 }
 
 
@@ -125,13 +128,14 @@ def test_core_imports_only_the_standard_library_and_itself() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("module", ["asyncio", "time", "logging", "threading", "random", "socket", "os"])
-def test_core_only_thinks(module: str) -> None:
+@pytest.mark.parametrize("module", ["asyncio", "time", "logging", "threading", "random", "socket", "os", "websockets"])
+def test_core_and_the_clients_protocol_only_think(module: str) -> None:
     wrong = [
-        f"{found.place}: core must not import {module}"
+        f"{found.place}: must not import {module}"
         for found in imports()
-        if found.importer == "core" and found.module.split(".")[0] == module
+        if (found.importer == "core" or found.path in THINKING) and found.module.split(".")[0] == module
     ]
+    assert all(path.exists() for path in THINKING)
     assert not wrong, "\n".join(wrong)
 
 
