@@ -225,6 +225,16 @@ test("remembers two windows of ids, and forgets the oldest", () => {
   assert.equal(machine.protocol.seen.ids.size, 8);
 });
 
+test("remembers what was waiting as well: what was handled and not acked may come after it", () => {
+  const machine = new Machine(new Line({ window: 4 }));
+  machine.push(20);
+  machine.live();
+  machine.settle();
+  machine.push(50);
+  machine.settle();
+  assert.equal(machine.protocol.seen.ids.size, 28);
+});
+
 test("a message that fails is not acked, what came before is, and it comes again", () => {
   const line = new Line();
   const machine = new Machine(line).live();

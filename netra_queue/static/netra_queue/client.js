@@ -94,7 +94,7 @@ export class Protocol {
     this.#clock(now);
     const { seq, message, connection } = this.busy;
     this.busy = null;
-    this.seen.add(message.id, REMEMBERED_WINDOWS * this.window);
+    this.seen.add(message.id, REMEMBERED_WINDOWS * this.window + this.backlog);
     if (connection !== this.connection) return [{ do: "save" }, ...this.#handleNext()];
     this.#works();
     return [...this.#processed(seq), ...this.#handleNext()];
@@ -186,6 +186,7 @@ export class Protocol {
     this.connection = {}; // one for each connection, to be compared
     this.inbox = [];
     this.window ??= DEFAULT_WINDOW;
+    this.backlog ??= 0;
     this.heartbeatMs = DEFAULT_HEARTBEAT_SECONDS * 1000;
     this.delivered = this.processed = this.acked = 0;
     this.hasProbed = false;
@@ -238,6 +239,7 @@ export class Protocol {
     this.due.hello = null;
     this.window = positive(window, DEFAULT_WINDOW);
     this.heartbeatMs = positive(heartbeat, DEFAULT_HEARTBEAT_SECONDS) * 1000;
+    this.backlog = positive(waiting, 0); // what was handled and not acked may come again after all of this
     this.due.ping = this.now + this.heartbeatMs / 2;
     const actions = this.#become("replaying", { queue, waiting });
     if (Object.values(counts(lost)).some((count) => count > 0)) {
