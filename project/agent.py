@@ -1,4 +1,4 @@
-"""An "agent" that reports numbered steps to a user. It neither knows nor asks whether the user is connected."""
+"""Agents that report numbered steps to a user. They neither know nor ask whether the user is connected."""
 
 from __future__ import annotations
 
@@ -7,37 +7,68 @@ import time
 import uuid
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.db import connections
+from django.db import connections, transaction
+from django.db.models import F
 
 import netra_queue
+from netra_queue import Outcome, Priority, Receipt
+from project.models import Agent
+
+AGENTS = {
+    "guard": Priority.CRITICAL,
+    "planner": Priority.HIGH,
+    "writer": Priority.NORMAL,
+    "logger": Priority.LOW,
+}
+URGENT = "urgent"
 
 
-def start(user_pk: int, *, steps: int, pause_seconds: float) -> str:
-    """Have ``steps`` steps sent to the user by a Celery worker if a broker is configured, else by a thread of this
-    process. Returns the run's id at once."""
+def start(user_pk: int, *, steps: int, pause_seconds: float, ttl_seconds: float | None = None) -> str:
+    """Have each agent send ``steps`` steps to the user: by Celery workers if a broker is configured, else by threads of
+    this process. Returns the run's id at once."""
     run_id = uuid.uuid4().hex[:8]
-    if settings.CELERY_BROKER_URL.startswith("memory://"):
-        arguments = (user_pk, run_id, steps, pause_seconds)
-        threading.Thread(target=_run_in_thread, args=arguments, name=f"agent-{run_id}", daemon=True).start()
-    else:
-        from project.tasks import run_agent
+    Agent.objects.bulk_create(Agent(user_id=user_pk, run=run_id, name=name) for name in AGENTS)
+    for name in AGENTS:
+        arguments = (user_pk, run_id, name, steps, pause_seconds, ttl_seconds)
+        if settings.CELERY_BROKER_URL.startswith("memory://"):
+            threading.Thread(target=_work_in_thread, args=arguments, name=f"{name}-{run_id}", daemon=True).start()
+        else:
+            from project.tasks import run_agent
 
-        run_agent.delay(user_pk, run_id, steps, pause_seconds)
+            run_agent.delay(*arguments)
     return run_id
 
 
-def run(user_pk: int, run_id: str, steps: int, pause_seconds: float) -> None:
-    """Send the steps. May be repeated, as Celery may do: a step's key makes it one message however often it is sent."""
-    user = get_user_model().objects.get(pk=user_pk)
+def work(
+    user_pk: int, run_id: str, name: str, steps: int, pause_seconds: float, ttl_seconds: float | None = None
+) -> None:
+    """One agent's run. May be repeated, as Celery may do: a step's key makes it one message however often it is sent."""
+    place = list(AGENTS).index(name) + 1
     for step in range(1, steps + 1):
-        payload = {"type": "agent.step", "run": run_id, "step": step, "of": steps}
-        netra_queue.send_to_user(user, payload, key=f"{run_id}-{step}")
+        payload = {"type": "agent.step", "run": run_id, "agent": name, "step": step}
+        payload["number"] = (step - 1) * len(AGENTS) + place  # no two steps of a run have the same
+        with transaction.atomic():  # a step and its count are committed together, or neither is
+            receipt = netra_queue.send(
+                f"user.{user_pk}", payload, priority=AGENTS[name], ttl=ttl_seconds, key=f"{run_id}-{name}-{step}"
+            )
+            if receipt.outcome is not Outcome.DUPLICATE:
+                Agent.objects.filter(user_id=user_pk, run=run_id, name=name).update(sent=F("sent") + 1)
         time.sleep(pause_seconds)
 
 
-def _run_in_thread(user_pk: int, run_id: str, steps: int, pause_seconds: float) -> None:
+def send_urgent(user_pk: int) -> Receipt:
+    """What the user sends to themselves: a message that overtakes whatever waits."""
+    with transaction.atomic():
+        Agent.objects.get_or_create(user_id=user_pk, run=URGENT, name="you")
+        agent = Agent.objects.select_for_update().get(user_id=user_pk, run=URGENT, name="you")
+        agent.sent += 1
+        agent.save()
+        payload = {"type": "agent.step", "run": URGENT, "agent": agent.name, "step": agent.sent, "number": agent.sent}
+        return netra_queue.send(f"user.{user_pk}", payload, priority=Priority.CRITICAL)
+
+
+def _work_in_thread(*arguments: object) -> None:
     try:
-        run(user_pk, run_id, steps, pause_seconds)
+        work(*arguments)  # type: ignore[arg-type]
     finally:
         connections.close_all()

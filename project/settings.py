@@ -25,6 +25,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "project.middleware.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -67,7 +68,8 @@ CELERY_BROKER_URL = environment.get("CELERY_BROKER_URL", "memory://")
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_TASK_IGNORE_RESULT = True
 
-NETRA_QUEUE: dict[str, object] = {}
+# The page shows connections that break: a server that notices within 10 seconds is better to watch.
+NETRA_QUEUE = {"POLICIES": {"page": {"HEARTBEAT_SECONDS": 5, "ACK_TIMEOUT_SECONDS": 10}}}
 
 LOGGING = {
     "version": 1,

@@ -13,6 +13,7 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("agent/start/", views.start_run, name="start-run"),
     path("agent/urgent/", views.send_urgent, name="send-urgent"),
+    path("restart/", views.restart, name="restart"),
     path("queue/", views.queue_state, name="queue-state"),
     path("admin/", admin.site.urls),
 ]

@@ -1,120 +1,194 @@
-import { QueueClient } from "./client.js";
+import * as network from "./network.js";
+import { NetraQueue } from "../netra_queue/client.js";
+import { Tally } from "./tally.js";
 
 const $ = (id) => document.getElementById(id);
 const page = $("page").dataset;
-const SHOWN = 200;
-const RUNS = 5;
+const DRAW_MS = 50;
+const ASK_MS = 500;
+const KEEP_MS = 250;
+const OTHERS_SHOWN = 20;
 
-// What arrived, per run: kept over a reload, as an application would keep its own state. A login has its own.
-const key = `example.${page.user}`;
-const state = JSON.parse(sessionStorage.getItem(key) ?? "null") ?? { received: 0, repeats: 0, runs: [] };
-const save = () => sessionStorage.setItem(key, JSON.stringify(state));
+// --- what outlives a reload; a browser that forbids storage forgets it ---
 
-function noteStep({ run: id, step, of }, replayed) {
-  let run = state.runs.find((known) => known.id === id);
-  if (!run) {
-    run = { id, of, first: step, next: step, count: 0, twice: 0, outOfOrder: 0, seen: {} }; // a second tab joins later
-    if (!replayed) $("notice").textContent = ""; // it was about what waited before this run
-    state.runs = [run, ...state.runs].slice(0, RUNS);
+function kept() {
+  try {
+    return JSON.parse(sessionStorage.getItem("example"));
+  } catch {
+    return null;
   }
-  if (run.seen[step]) run.twice += 1;
-  else run.count += 1;
-  run.seen[step] = true;
-  if (step !== run.next) run.outOfOrder += 1;
-  run.next = step + 1;
 }
 
-function verdict(run) {
-  if (!run) return ["none", "No run yet."];
-  const order = run.outOfOrder ? "not in order" : "in order";
-  const twice = run.twice ? `${run.twice} twice` : "none twice";
-  const isGood = !run.outOfOrder && !run.twice;
-  const expected = run.of - run.first + 1;
-  const kind = !isGood ? "bad" : run.count === expected ? "good" : "running";
-  const joined = run.first > 1 ? ` (this tab joined at step ${run.first})` : "";
-  return [kind, `${run.count} of ${expected} steps, ${order}, ${twice}${joined}`];
-}
-
-function show() {
-  const [kind, text] = verdict(state.runs[0]);
-  $("verdict").dataset.verdict = kind;
-  $("verdict").textContent = text;
-  $("received").textContent = state.received;
-  $("repeats").textContent = state.repeats;
-}
-
-function list(data, message) {
-  const item = document.createElement("li");
-  const isStep = data?.type === "agent.step";
-  item.textContent = isStep ? `Run ${data.run}: step ${data.step} of ${data.of}` : (data?.text ?? JSON.stringify(data));
-  item.className = data?.type ?? "";
-  if (message.replayed) {
-    const mark = document.createElement("span");
-    mark.className = "replayed";
-    mark.textContent = " replayed";
-    item.append(mark);
+let isKept = true;
+function keep() {
+  if (isKept) return;
+  isKept = true;
+  try {
+    sessionStorage.setItem("example", JSON.stringify(tally));
+  } catch {
+    // the page works without
   }
-  $("messages").prepend(item);
-  while ($("messages").children.length > SHOWN) $("messages").lastElementChild.remove();
 }
 
-const client = new QueueClient(`${location.origin.replace(/^http/, "ws")}/ws/notifications/`, {
-  onMessage(data, message) {
-    state.received += 1;
-    if (data?.type === "agent.step") noteStep(data, message.replayed);
-    list(data, message);
-    save();
-    show();
-  },
-  onRepeat() {
-    state.repeats += 1;
-    save();
-    show();
-  },
-  onState(name, detail) {
-    $("state").dataset.state = name;
-    $("state").textContent = name;
-    $("cut").disabled = name === "closed" || name === "refused";
-    $("reconnect").disabled = name !== "closed" && name !== "refused";
-    if (name === "replaying" && detail.waiting) {
-      $("notice").textContent = detail.waiting === 1 ? "1 message was waiting." : `${detail.waiting} messages were waiting.`;
-    }
-    if (name === "refused") $("notice").textContent = `The server refused: ${detail.code} ${detail.reason}`;
-  },
-  onLost({ expired, dropped }) {
-    $("notice").textContent = `Removed before they arrived: ${expired} expired, ${dropped} dropped.`;
-  },
+let tally = new Tally(kept());
+addEventListener("pagehide", keep);
+setInterval(keep, KEEP_MS);
+
+// --- the queue ---
+
+const queue = new NetraQueue(page.socket);
+let asked = null; // the server's answer about its agents, without which no step can be placed
+let until = null;
+
+queue.onmessage = async (message) => {
+  const { data } = message;
+  if (data?.type !== "agent.step") return other(data, message.priority);
+  if (tally.isNew) await asked;
+  tally.step(data, message);
+  drawSoon();
+};
+
+queue.addEventListener("repeat", () => {
+  tally.repeats += 1;
+  drawSoon();
 });
 
-async function post(url, fields = []) {
-  const body = new URLSearchParams(fields);
+queue.addEventListener("lost", ({ detail }) => {
+  tally.losses(detail);
+  drawSoon();
+});
+
+queue.addEventListener("state", ({ detail }) => {
+  until = detail.until ?? null;
+  if (detail.state === "replaying") greet(detail);
+  if (detail.state === "closed" && detail.code) say(`The server refused: ${detail.code} ${detail.reason}`);
+  drawSoon();
+});
+
+queue.addEventListener("error", ({ detail }) => say(`A message could not be handled: ${detail}`));
+
+function greet({ queue: name, waiting }) {
+  if (!tally.belongsTo(name)) {
+    tally = new Tally();
+    tally.queue = name;
+    $("strip").replaceChildren();
+  }
+  if (tally.isNew) asked = ask();
+  say(waiting ? `${waiting === 1 ? "1 message was" : `${waiting} messages were`} waiting.` : "");
+}
+
+// --- the server's side of the figures ---
+
+async function ask() {
+  const client = tally.queue?.split("/")[1] ?? "";
   try {
-    const response = await fetch(url, { method: "POST", body, headers: { "X-CSRFToken": page.csrf } });
-    if (!response.ok) $("notice").textContent = `The server answered ${response.status}.`;
+    const response = await fetch(`${page.queue}?client=${client}`);
+    if (!response.ok) return;
+    const { messages, by_priority, agents } = await response.json();
+    tally.agentsAre(agents);
+    $("depth").textContent = messages;
+    for (const part of $("depths").children) part.style.flexGrow = by_priority[part.dataset.priority] ?? 0;
   } catch {
-    $("notice").textContent = "The server did not answer.";
+    $("depth").textContent = "?";
+  }
+  drawSoon();
+}
+
+setInterval(() => document.hidden || (tally.queue && ask()), ASK_MS);
+
+async function post(url, fields = []) {
+  try {
+    const headers = { "X-CSRFToken": page.csrf };
+    const response = await fetch(url, { method: "POST", body: new URLSearchParams(fields), headers });
+    if (!response.ok) say(`The server answered ${response.status}.`);
+  } catch {
+    say("The server did not answer.");
   }
 }
+
+// --- drawing ---
+
+const say = (text) => ($("notice").textContent = text);
+
+let timer = null;
+function drawSoon() {
+  isKept = false;
+  timer ??= setTimeout(draw, DRAW_MS);
+}
+
+function draw() {
+  timer = null;
+  const [kind, text] = tally.verdict;
+  $("verdict").dataset.verdict = kind;
+  $("verdict").textContent = text;
+  for (const figure of ["sent", "received", "repeats", "lost"]) $(figure).textContent = tally[figure];
+  $("page").dataset.client = tally.queue ?? "";
+  $("state").dataset.state = queue.state;
+  $("state").dataset.until = until ?? "";
+  $("state").textContent = queue.state;
+  drawSteps();
+}
+
+let isFollowing = true; // until somebody scrolls back
+$("strip").addEventListener("scroll", ({ target }) => {
+  isFollowing = target.scrollTop + target.clientHeight >= target.scrollHeight - 30;
+});
+
+function drawSteps() {
+  const strip = $("strip");
+  const drawn = Number(strip.lastElementChild?.dataset.count ?? 0);
+  const fresh = tally.steps.slice(Math.max(0, tally.steps.length - (tally.count - drawn)));
+  strip.append(...fresh.map((step, index) => tile(step, tally.count - fresh.length + index + 1)));
+  while (strip.children.length > tally.steps.length) strip.firstElementChild.remove();
+  if (isFollowing) strip.scrollTop = strip.scrollHeight;
+}
+
+function tile({ number, priority, replayed, agent, run }, count) {
+  const item = document.createElement("li");
+  Object.assign(item.dataset, { number, priority, agent, run, count });
+  item.textContent = number;
+  item.classList.toggle("replayed", replayed);
+  item.title = `${agent}, ${priority}${replayed ? ", replayed" : ""}`;
+  return item;
+}
+
+function other(data, priority) {
+  const item = document.createElement("li");
+  item.dataset.priority = priority;
+  item.textContent = typeof data === "string" ? data : JSON.stringify(data);
+  $("others").prepend(item);
+  $("others").parentElement.hidden = false;
+  if ($("others").children.length > OTHERS_SHOWN) $("others").lastElementChild.remove();
+}
+
+// --- the buttons ---
 
 $("run").addEventListener("submit", (event) => {
   event.preventDefault();
-  $("notice").textContent = "";
   post(page.start, new FormData(event.target));
 });
 $("urgent").addEventListener("click", () => post(page.urgent));
-$("cut").addEventListener("click", () => client.cut());
-$("reconnect").addEventListener("click", () => client.connect());
 
-async function refreshDepth() {
-  try {
-    const response = await fetch(`${page.queue}?client=${client.clientId}`);
-    if (response.ok) $("depth").textContent = (await response.json()).messages;
-  } catch {
-    $("depth").textContent = "unknown";
-  }
-  setTimeout(refreshDepth, 500);
+function toggleNetwork() {
+  const isCut = $("cut").getAttribute("aria-pressed") === "false";
+  $("cut").setAttribute("aria-pressed", isCut);
+  $("cut").textContent = isCut ? "Mend the network" : "Cut the network";
+  if (isCut) network.cut();
+  else network.mend();
 }
 
-show();
-refreshDepth();
-client.connect();
+const faults = {
+  cut: toggleNetwork,
+  half: network.halfOpen,
+  reload: () => location.reload(),
+  duplicate: () => open(location.href),
+  restart: () => post(page.restart),
+};
+for (const [id, act] of Object.entries(faults)) {
+  $(id)?.addEventListener("click", (event) => {
+    $("what").textContent = event.target.title; // a finger does not hover
+    act();
+  });
+}
+
+draw();
