@@ -42,7 +42,7 @@ def start(user_pk: int, *, steps: int, pause_seconds: float, ttl_seconds: float 
 def work(
     user_pk: int, run_id: str, name: str, steps: int, pause_seconds: float, ttl_seconds: float | None = None
 ) -> None:
-    """One agent's run. May be repeated, as Celery may do: a step's key makes it one message however often it is sent."""
+    """One agent's run. Celery may repeat it: a step's key makes it one message however often it is sent."""
     place = list(AGENTS).index(name) + 1
     for step in range(1, steps + 1):
         payload = {"type": "agent.step", "run": run_id, "agent": name, "step": step}

@@ -22,6 +22,9 @@ class Notifications(AsyncQueueMixin, AsyncJsonWebsocketConsumer):
         _connected.add(self)
         await super().connect()
 
+    async def queue_disconnected(self, close_code: int | None) -> None:
+        _connected.discard(self)
+
 
 async def close_all() -> int:
     """Close every WebSocket of this process, as a restart does. Returns how many there were."""

@@ -42,7 +42,7 @@ def start_run(request: HttpRequest) -> JsonResponse:
         ttl_seconds = float(request.POST.get("ttl") or LONGEST_TTL_SECONDS)
     except ValueError:
         return JsonResponse({"error": "steps, pause and ttl are numbers"}, status=400)
-    if not (1 <= steps <= MOST_STEPS and 0 <= pause_seconds <= LONGEST_PAUSE_SECONDS and 1 <= ttl_seconds):
+    if not (1 <= steps <= MOST_STEPS and 0 <= pause_seconds <= LONGEST_PAUSE_SECONDS and ttl_seconds >= 1):
         error = f"steps: 1 to {MOST_STEPS}; pause: 0 to {LONGEST_PAUSE_SECONDS} seconds; ttl: from 1 second on"
         return JsonResponse({"error": error}, status=400)
     ttl_seconds = min(ttl_seconds, LONGEST_TTL_SECONDS)

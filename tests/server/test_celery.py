@@ -70,7 +70,7 @@ def test_what_a_worker_sends_arrives(sqlite_world: World, celery_queue: str) -> 
 
     async def arrives() -> None:
         async with sqlite_world.client(server, f"user.{user.pk}") as client:
-            start_task("project.run_agent", celery_queue, user.pk, "run", 20, 0.01)
+            start_task("project.run_agent", celery_queue, user.pk, "run", "writer", 20, 0.01, None)
             steps = [data["step"] for data in await client.take(20, 40)]
             assert steps == list(range(1, 21))
 
