@@ -14,12 +14,12 @@ POLL_SECONDS = 0.01
 Result = TypeVar("Result")
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 10, pause: float = POLL_SECONDS) -> None:
     """Return when ``condition`` is true. AssertionError when it is not within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not true within {timeout} s: {condition}"
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
 
 
 async def await_until(condition: Callable[[], object], timeout: float = 10) -> None:  # noqa: ASYNC109  polls

@@ -28,6 +28,7 @@ class Proxy:
     bytes_per_second: int = 0
     _listening: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _stranded: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
         await self.restore()
@@ -57,6 +58,10 @@ class Proxy:
             writer.transport.abort()
         await await_until(lambda: not self._writers & connected)
 
+    def strand(self) -> None:
+        """What is connected hears nothing more, and is not told; who comes is let through."""
+        self._stranded |= self._writers
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             other_reader, other_writer = await asyncio.open_connection(self.host, self.port)
@@ -69,6 +74,7 @@ class Proxy:
             await asyncio.gather(self._pass_on(reader, other_writer), self._pass_on(other_reader, writer))
         finally:
             self._writers -= both
+            self._stranded -= both
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -77,7 +83,7 @@ class Proxy:
                     await asyncio.sleep(self.delay_seconds)
                 if self.bytes_per_second:
                     await asyncio.sleep(len(data) / self.bytes_per_second)
-                if not self.is_silent:
+                if not self.is_silent and writer not in self._stranded:
                     writer.write(data)
                     await writer.drain()
         writer.transport.abort()
