@@ -116,25 +116,25 @@ def test_as_root_it_installs_the_package_itself(folder: Folder, works: bool) -> 
     assert works or "apt-get install python3-venv" in done.stderr
 
 
-def test_ci_notices_the_skips_of_a_missing_server(tmp_path: Path) -> None:
-    """The pattern in `.ci/run`, on what pytest prints with a server that does not answer."""
+REDIS = "from tests.conftest import needs_redis\n@needs_redis\ndef test_it() -> None: ...\n"
+CHROMIUM = "from tests.browser.conftest import chromium\ndef test_it(chromium: object) -> None: ...\n"
+
+
+@pytest.mark.parametrize("code", [REDIS, CHROMIUM], ids=["redis", "chromium"])
+def test_ci_notices_the_skips_of_a_missing_server(tmp_path: Path, code: str) -> None:
+    """The pattern in `.ci/run`, on what pytest prints with a server or program that is not there."""
     pattern = re.search(r"grep -E '([^']+)' \"\$WORK/tests.log\"", (ROOT / ".ci/run").read_text())
     assert pattern is not None
     test = tmp_path / "test_it.py"
-    test.write_text("from tests.conftest import needs_redis\n@needs_redis\ndef test_it() -> None: ...\n")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        "pyproject.toml",
-        "--rootdir",
-        ".",
-        str(test),
-    ]
-    environment = {**os.environ, "TEST_REDIS_URL": "redis://127.0.0.1:1/5", "NETRA_REQUIRE_SERVERS": ""}
+    test.write_text(code)
+    options = ["-p", "no:cacheprovider", "-c", "pyproject.toml", "--rootdir", "."]
+    environment = {
+        **os.environ,
+        "PATH": str(tmp_path),
+        "TEST_REDIS_URL": "redis://127.0.0.1:1/5",
+        "NETRA_REQUIRE_SERVERS": "",
+    }
+    command = [sys.executable, "-m", "pytest", *options, str(test)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "1 skipped" in done.stdout, done.stdout + done.stderr
     assert [line for line in done.stdout.splitlines() if re.search(pattern[1], line)] != []

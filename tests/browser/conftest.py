@@ -120,7 +120,7 @@ class Site:
 
 
 @pytest.fixture
-def make_site(sqlite_world: World, settings: Any) -> Iterator[Callable[..., Site]]:
+def make_site(chromium: Chrome, sqlite_world: World, settings: Any) -> Iterator[Callable[..., Site]]:
     """Makes the Site; ``page``: what its policy has otherwise, here and in the server."""
     sites: list[Site] = []
 

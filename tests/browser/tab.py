@@ -16,7 +16,9 @@ PAUSE_SECONDS = 0.05  # between two questions: each costs the browser something
 # Kept in the page that is there: a reload begins anew.
 WATCHING = """
 window.refused = [];
-document.addEventListener("securitypolicyviolation", (event) => refused.push(`${event.violatedDirective} ${event.blockedURI}`));
+document.addEventListener("securitypolicyviolation", ({violatedDirective, blockedURI}) => {
+  refused.push(`${violatedDirective} ${blockedURI}`);
+});
 window.longTasks = [];
 new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((task) => task.duration)))
   .observe({type: "longtask", buffered: true});
@@ -62,10 +64,9 @@ class Tab:
     def run_module(self, script: str) -> None:
         """A script that may await; the client is there as NetraQueue."""
         load = 'const {NetraQueue} = await import("/static/netra_queue/client.js");'
-        done = self.use().execute_async_script(
-            f"const done = arguments[0]; (async () => {{ {load} {script} }})().then(() => done(''), (e) => done(String(e)))"
-        )
-        assert done == ""
+        work = f"(async () => {{ {load} {script} }})()"
+        error = self.use().execute_async_script(f"{work}.then(() => arguments[0](''), (e) => arguments[0](String(e)))")
+        assert error == ""
 
     # --- the page ---
 
@@ -84,14 +85,14 @@ class Tab:
         """The line of this tab."""
         return str(self.run("return document.getElementById('page').dataset.client"))
 
-    def wait(self, script: str, timeout: float = 15) -> None:
+    def wait(self, script: str, timeout: float = 30) -> None:
         """Until the script returns something true."""
         wait_until(lambda: self.run(f"return {script}"), timeout, PAUSE_SECONDS)
 
-    def wait_for(self, state: str, timeout: float = 15) -> None:
+    def wait_for(self, state: str, timeout: float = 30) -> None:
         wait_until(lambda: self.state == state, timeout, PAUSE_SECONDS)
 
-    def wait_for_text(self, timeout: float = 15, **texts: object) -> None:
+    def wait_for_text(self, timeout: float = 30, **texts: object) -> None:
         """Until the elements with these ids say so."""
         expected = {id: str(text) for id, text in texts.items()}
         wait_until(lambda: {id: self.text(id) for id in expected} == expected, timeout, PAUSE_SECONDS)
@@ -108,7 +109,7 @@ class Tab:
         )
         return [Step(int(number), agent, is_replayed) for number, agent, is_replayed in rows]
 
-    def wait_for_steps(self, count: int, timeout: float = 20) -> None:
+    def wait_for_steps(self, count: int, timeout: float = 60) -> None:
         self.wait(f"document.querySelectorAll('#strip li').length >= {count}", timeout)
 
     def check_each_once(self, count: int) -> None:

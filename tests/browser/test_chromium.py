@@ -50,6 +50,18 @@ window.queue = new NetraQueue("/ws/notifications/");
 queue.addEventListener("state", ({detail}) => states.push(detail.state));
 queue.addEventListener("error", () => (errors += 1));
 """
+SLOW = """
+queue.onmessage = ({data}) => {
+  for (const end = performance.now() + 8; performance.now() < end; );
+  handled.push(data);
+};
+"""
+THROWING = """
+queue.onmessage = async ({data}) => {
+  if (data === 3 && !window.isMended) throw Error("no");
+  handled.push(data);
+};
+"""
 
 
 def test_a_reload_in_the_middle_of_a_stream(make_site: MakeSite, open_tab: OpenTab) -> None:
@@ -75,12 +87,13 @@ def test_what_was_handled_and_not_acked_is_dropped_after_a_reload(make_site: Mak
     tab.check_each_once(AGENTS * 4)
 
 
-def test_half_open_the_server_notices(make_site: MakeSite, open_tab: OpenTab) -> None:
+def test_half_open_what_the_server_did_not_hear_of_comes_again(make_site: MakeSite, open_tab: OpenTab) -> None:
     site = make_site(HEARTBEAT_SECONDS=1)
     tab = open_tab(site)
     tab.wait_for("live")
+    tab.start_run(30, 0.1)  # as long as something comes in, only the server can notice
+    tab.wait_for_steps(8)
     tab.click("half")
-    tab.start_run(30, 0.1)  # as long as something comes in, the tab cannot know
     tab.wait("document.getElementById('repeats').textContent > 0")
     tab.check_each_once(AGENTS * 30)
     wait_until(lambda: site.waiting(tab.queue) == 0)
@@ -96,12 +109,12 @@ def test_offline_and_back_at_once_when_the_browser_says_so(make_site: MakeSite, 
     tab.cdp("Network.emulateNetworkConditions", offline=True, **emulate)
     site.network.cut()  # what is open is not Chromium's business then
     wait_until(lambda: site.waiting(tab.queue) > 20)
-    tab.wait("document.getElementById('state').dataset.until - Date.now() > 3000")  # the pauses have grown
+    tab.wait("document.getElementById('state').dataset.until - Date.now() > 7000", 30)  # the pauses have grown
+    until = tab.run("return Number(document.getElementById('state').dataset.until)")
     site.network.restore()
     tab.cdp("Network.emulateNetworkConditions", offline=False, **emulate)
-    began = time.monotonic()
-    tab.wait_for("live", 2.5)
-    assert time.monotonic() - began < 2.5
+    tab.wait_for("live")
+    assert tab.run("return Date.now()") < until
     tab.check_each_once(AGENTS * 20)
 
 
@@ -145,7 +158,7 @@ def test_after_a_sleep_a_dead_connection_is_noticed_soon(make_site: MakeSite, op
     site.network.strand()
     netra_queue.send_to_user(site.user, {"type": "agent.step", "run": "r", "agent": "a", "step": 1, "number": 1})
     tab.run("sleep(3_600_000)")
-    tab.wait_for_steps(1, 8)
+    tab.wait_for_steps(1, 25)  # a heartbeat's half would be 30 seconds
     assert tab.state == "live"
 
 
@@ -165,8 +178,7 @@ def test_a_frozen_page_goes_on(make_site: MakeSite, open_tab: OpenTab) -> None:
 def test_a_handler_that_throws(make_site: MakeSite, open_tab: OpenTab) -> None:
     site = make_site()
     tab = open_tab(site, "/queue/")
-    throws = "queue.onmessage = async ({data}) => { if (data === 3 && !window.isMended) throw Error('no'); handled.push(data); };"
-    tab.run_module(OWN_CLIENT + throws)
+    tab.run_module(OWN_CLIENT + THROWING)
     tab.wait("states.includes('live')")
     for number in range(1, 6):
         netra_queue.send_to_user(site.user, number)
@@ -197,6 +209,16 @@ def test_a_long_replay_does_not_freeze_the_page(make_site: MakeSite, open_tab: O
     assert tab.text("verdict").startswith(f"{MANY} of {MANY} arrived")
 
 
+def test_slow_handlers_leave_the_page_room(make_site: MakeSite, open_tab: OpenTab) -> None:
+    site = make_site()
+    netra_queue.send_many([(f"user.{site.user.pk}", number) for number in range(256)])
+    tab = open_tab(site, "/queue/")
+    tab.run_module(OWN_CLIENT + SLOW)
+    tab.wait("handled.length >= 256")
+    assert tab.run("return handled") == list(range(256))
+    assert max(tab.run("return longTasks"), default=0) < LONG_TASK_MS, "all of them in one task take two seconds"
+
+
 @pytest.mark.parametrize("storage", NO_STORAGE)
 def test_without_storage_the_page_works(make_site: MakeSite, open_tab: OpenTab, storage: str) -> None:
     site = make_site()
@@ -209,6 +231,10 @@ def test_without_storage_the_page_works(make_site: MakeSite, open_tab: OpenTab, 
     tab.wait_for("waiting")
     site.network.restore()
     tab.check_each_once(AGENTS * 10)
+    tab.get("/queue/")
+    tab.use().back()
+    tab.wait("wasKept")
+    tab.wait_for("live")
     assert tab.queue == line, "memory has to do"
 
 

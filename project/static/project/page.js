@@ -65,7 +65,7 @@ queue.addEventListener("state", ({ detail }) => {
   drawSoon();
 });
 
-queue.addEventListener("error", ({ detail }) => say(`A message could not be handled: ${detail}`));
+queue.addEventListener("error", ({ detail }) => say(`A message could not be handled: ${detail.error}`));
 
 function greet({ queue: name, waiting }) {
   if (!tally.belongsTo(name)) {
