@@ -114,7 +114,7 @@ def test_the_payload_needs_a_permission_of_its_own(store: Store) -> None:
     url = url_of(Message, "change", Message.objects.get().pk)
     assert "secret" not in login("view_message").get(url).content.decode()
     page = login("view_message", "view_payload").get(url).content.decode()
-    assert "{&quot;secret&quot;:&quot;&lt;b&gt;&amp;&quot;}</pre>" in page
+    assert "{&quot;secret&quot;:&quot;&lt;b&gt;&amp;&quot;}</textarea>" in page
 
 
 @pytest.mark.parametrize("lookup", ["payload__contains", "payload__startswith", "messages__payload__contains"])

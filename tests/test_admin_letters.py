@@ -73,7 +73,7 @@ def test_the_payload_needs_a_permission_of_its_own() -> None:
     url = url_of(DeadLetter, "change", key)
     assert "secret" not in login("view_deadletter").get(url).content.decode()
     page = login("view_deadletter", "view_payload").get(url).content.decode()
-    assert "{&quot;secret&quot;:&quot;&lt;b&gt;&quot;}</pre>" in page
+    assert "{&quot;secret&quot;:&quot;&lt;b&gt;&quot;}</textarea>" in page
 
 
 def test_lists_load_no_payloads_and_ask_as_often_for_many_rows() -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 
 import netra_queue
+from netra_queue.models import Message
 from tests.browser.conftest import Site
 from tests.browser.tab import Tab
 from tests.waiting import wait_until
@@ -251,6 +253,18 @@ def test_the_policy_is_strict_and_not_broken(make_site: MakeSite, open_tab: Open
     tab.wait("refused.length")
     assert tab.run("return window.isBroken") is None
     assert tab.run("return refused.splice(0)") == ["script-src-elem inline"]
+
+
+def test_the_admin_keeps_the_policy_too(make_site: MakeSite, open_tab: OpenTab) -> None:
+    site = make_site()
+    get_user_model().objects.update(is_superuser=True)
+    netra_queue.send_to_user(site.user, "a long line " * 100)
+    (message,) = Message.objects.all()
+    tab = open_tab(site, f"/admin/netra_queue/message/{message.pk}/change/")
+    tab.wait("document.querySelector('textarea').value.includes('a long line')")
+    assert tab.refused() == []
+    tab.get("/admin/netra_queue/queue/")
+    assert tab.refused() == []
 
 
 def test_the_servers_restart(make_site: MakeSite, open_tab: OpenTab) -> None:
