@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ OPEN_SECONDS = 3.0
 PING_SECONDS = 0.5
 DEAD_SECONDS = 3.0  # without a frame for so long, the connection is dead
 BACKOFF_SECONDS = 0.3
+REASONS = ("expired", "dropped", "dead", "withheld", "left_out")
 
 
 @dataclass(slots=True)
@@ -28,14 +30,18 @@ class Surfer:
     """``url`` gives the address to try next. Messages are handled once by id, and acked when they are handled."""
 
     queue: str
-    url: Callable[[str], str]
+    url: Callable[[Surfer], str]
+    client: str = "device"  # its line of the queue
+    consumer: str = "async"  # that it connects to
     handled: dict[str, dict[str, Any]] = field(default_factory=dict)  # by message id, in the order of handling
     wire: int = 0  # messages that came over the wire, repeats included
-    lost: int = 0  # that the server has told of
+    lost: Counter[str] = field(default_factory=Counter)  # that the server has told of, by reason
     recovery: float = 0.0  # the longest time from a connection's start to its netra.live, in seconds
     connects: int = 0
+    lives: int = 0  # connections whose replay has caught up
     refusals: dict[int, int] = field(default_factory=dict)  # close codes, how often
     is_stopping: bool = False
+    is_replaying: bool = False
     _socket: ClientConnection | None = None
 
     async def run(self) -> None:
@@ -44,7 +50,7 @@ class Surfer:
             try:
                 async with asyncio.timeout(OPEN_SECONDS):
                     socket = await connect(
-                        self.url(self.queue),
+                        self.url(self),
                         subprotocols=[Subprotocol(SUBPROTOCOL)],
                         compression=None,
                         max_size=None,
@@ -77,7 +83,7 @@ class Surfer:
                 await self._took(socket, frame, started)
         pinging.cancel()
         socket.transport.abort()
-        self._socket = None
+        self._socket, self.is_replaying = None, False
         if (code := socket.close_code) is not None and code >= 4000:
             self.refusals[code] = self.refusals.get(code, 0) + 1
 
@@ -96,11 +102,13 @@ class Surfer:
                 await self._ack(socket, frame["seq"] + len(frame["messages"]) - 1)
             case "netra.hello" | "netra.lost":
                 counts = frame.get("lost", frame)
-                told = sum(counts.get(reason, 0) for reason in ("expired", "dropped", "dead"))
-                self.lost += told
+                told = {reason: counts[reason] for reason in REASONS if counts.get(reason)}
+                self.lost.update(told)
+                self.is_replaying = self.is_replaying or frame.get("waiting", 0) > 0
                 if told:
                     await self._ack(socket, 0)
             case "netra.live":
+                self.is_replaying, self.lives = False, self.lives + 1
                 self.recovery = max(self.recovery, time.monotonic() - started)
 
     async def _ack(self, socket: ClientConnection, seq: int) -> None:

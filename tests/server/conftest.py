@@ -212,15 +212,20 @@ class Redis:
             self.process = None
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Redis]:
     if shutil.which("redis-server") is None:
         if os.environ.get("NETRA_REQUIRE_SERVERS") == "1":
             pytest.fail("NETRA_REQUIRE_SERVERS=1, but there is no redis-server to start")
         pytest.skip("there is no redis-server to start")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        redis = Redis(probe.getsockname()[1], tmp_path)
+    redis = Redis(free_port(), tmp_path)
     redis.start()
     yield redis
     redis.stop()
