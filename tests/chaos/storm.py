@@ -1,8 +1,8 @@
 """A storm: servers, senders in processes of their own, clients, and faults that strike at random; then the account.
 
-    senders --> database <--[proxy]-- two servers <--[proxies]-- clients
-                              |
-                          [proxy]--> Redis
+    senders, upkeep --> database <--[proxy]-- two servers <--[proxies]-- clients
+                                      |
+                                  [proxy]--> Redis
 
 Everything that a sender or a consumer was told is accepted has to reach the application of each of its queue's devices,
 in order, or be told as lost.
@@ -85,6 +85,7 @@ class Storm:
     layer: Proxy = field(init=False)  # servers and Redis
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _keeper: asyncio.subprocess.Process | None = None
     _names: int = 0
     _until: float = 0.0
 
@@ -98,6 +99,8 @@ class Storm:
             queue, consumer = f"{policy}.{new_queue()}", CONSUMERS[number % len(CONSUMERS)]
             devices = ("phone", "laptop") if number < self.queues / 4 else ("phone",)
             self.surfers += [Surfer(queue, self.url, client, consumer) for client in devices]
+        environment = self._environment(self.database.url, self.redis.url)
+        self._keeper = await self._run(["tests.chaos.keeper"], environment)
         await self.ask_clerk("subscribe", [[queue, self.group] for queue in self.names])
         for surfer in self.surfers:
             self.background(surfer.run())
@@ -110,7 +113,7 @@ class Storm:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for process in self.senders.values():
+        for process in [*self.senders.values(), *([self._keeper] if self._keeper else [])]:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
