@@ -26,7 +26,7 @@ demo: $(STAMP) ## set up and serve the example on 127.0.0.1 (PORT=8000); Ctrl-C 
 test: $(STAMP) ## the tests: on SQLite, and on whatever servers can be reached
 	@$(RUN)/python -m pytest
 
-chaos: $(STAMP) ## ten minutes of faults at random (NETRA_CHAOS_SECONDS, NETRA_CHAOS_SEED); needs PostgreSQL and redis-server
+chaos: $(STAMP) ## half an hour: ten minutes of soak, ten of faults at random on PostgreSQL, six on MariaDB (NETRA_CHAOS_SECONDS, _SEED)
 	@NETRA_CHAOS_SECONDS=$${NETRA_CHAOS_SECONDS:-600} $(RUN)/python -m pytest tests/chaos
 
 lint: $(STAMP) ## ruff and mypy

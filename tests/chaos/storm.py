@@ -93,6 +93,14 @@ class Storm:
         self.random = random.Random(self.seed)
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start_everything()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _start_everything(self) -> None:
         await self.start_servers()
         for number in range(self.queues):
             policy = account.TIGHT if number % 4 == 3 else "roomy"
@@ -105,7 +113,6 @@ class Storm:
         for surfer in self.surfers:
             self.background(surfer.run())
         await await_until(lambda: all(surfer.lives for surfer in self.surfers), 30)  # each has its line now
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         for surfer in self.surfers:
