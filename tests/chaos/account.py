@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.chaos.surfer import Surfer
 
 TIGHT = "tight"  # queues of this policy may lose messages, and tell
-OWN_SECONDS = 5.0  # the second that "on_disconnect" may lose, after as long as the storm lets a store call take
+OWN_SECONDS = 6.0  # the second that "on_disconnect" may lose, after as long as the storm lets a store call take
 
 Name = tuple[str, int]  # the sender's, and the message's number
 

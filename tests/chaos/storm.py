@@ -46,7 +46,8 @@ POLICIES = {
     "roomy": {"MAX_MESSAGES": 100_000, "MAX_BYTES": 1 << 30, **QUICK},
     "tight": {"MAX_MESSAGES": 40, "TTL": 4, "WINDOW": 8, **QUICK},
 }
-SETTINGS = {"POLICIES": POLICIES, "POLL_SECONDS": 0.5, "SERVER_HEARTBEAT_SECONDS": 1.0, "STORE_TIMEOUT_SECONDS": 2.5}
+SETTINGS = {"POLICIES": POLICIES, "POLL_SECONDS": 0.5, "SERVER_HEARTBEAT_SECONDS": 1.0, "STORE_TIMEOUT_SECONDS": 4.0}
+START_SECONDS = 120.0
 SETTLE_SECONDS = 90.0
 QUIET_SECONDS = 3.0
 STATUS_SECONDS = 10.0
@@ -112,7 +113,7 @@ class Storm:
         await self.ask_clerk("subscribe", [[queue, self.group] for queue in self.names])
         for surfer in self.surfers:
             self.background(surfer.run())
-        await await_until(lambda: all(surfer.lives for surfer in self.surfers), 30)  # each has its line now
+        await await_until(lambda: all(surfer.lives for surfer in self.surfers), START_SECONDS)  # each has its line now
 
     async def __aexit__(self, *error: object) -> None:
         for surfer in self.surfers:
@@ -249,7 +250,7 @@ class Storm:
         self._until = time.monotonic() + seconds
         for _ in range(senders):
             await self.start_sender()
-        await await_until(lambda: len({entry.sender for entry in self.ledger}) == senders, 60)
+        await await_until(lambda: len({entry.sender for entry in self.ledger}) == senders, START_SECONDS)
         self._until = time.monotonic() + seconds
 
     async def _settle(self) -> None:
