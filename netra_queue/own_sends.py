@@ -48,10 +48,11 @@ class OwnSends:
         Raises StoreUnavailable; then it may have been stored, if the store answered too late. Cancelling the call takes
         nothing back.
         """
-        future = current_writer().submit(link.drafts([message]), link.policies)
+        answer = asyncio.wrap_future(current_writer().submit(link.drafts([message]), link.policies))
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come after the deadline
         try:
             async with asyncio.timeout(conf.get("STORE_TIMEOUT_SECONDS")):
-                await asyncio.shield(asyncio.wrap_future(future))
+                await asyncio.shield(answer)
         except TimeoutError as error:
             raise StoreUnavailable("the message was not written in time") from error
         sending.announce([link.queue])
