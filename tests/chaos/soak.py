@@ -25,6 +25,7 @@ POLICIES = {"soak": {"MAX_MESSAGES": 500, "TTL": 60, "HEARTBEAT_SECONDS": 5, "AC
 SOAK_SETTINGS = SETTINGS | {"POLICIES": POLICIES, "STORE_TIMEOUT_SECONDS": 15.0, "WRITE_TIMEOUT_SECONDS": 10.0}
 MANY = 6  # clients of each kind
 SAMPLE_SECONDS = 3.0
+SULK_SECONDS = 60.0
 MOST_GROWTH, MOST_GROWTH_BYTES = 1.10, 5 << 20
 
 
@@ -78,15 +79,23 @@ class Soak:
             await asyncio.sleep(random.uniform(0, 1))
 
     async def _sulk(self, socket: ClientConnection, is_reading: bool) -> None:
+        """It pings, at its leisure, and so is alive."""
+        reading = asyncio.create_task(self._drain(socket)) if is_reading else None
         if not is_reading:
             socket.transport.pause_reading()
-        while True:  # it pings, and so is alive
-            async with asyncio.timeout(30):
-                if is_reading:
-                    await socket.recv()
-                else:
+        try:
+            async with asyncio.timeout(SULK_SECONDS):  # who does not read does not see the end either
+                while True:
                     await asyncio.sleep(1)
-                await socket.send('{"type":"netra.ping"}')
+                    await socket.send('{"type":"netra.ping"}')
+        finally:
+            if reading is not None:
+                reading.cancel()
+
+    async def _drain(self, socket: ClientConnection) -> None:
+        with suppress(WebSocketException):
+            while True:
+                await socket.recv()
 
     def growth(self, kind: str) -> tuple[float, float]:
         """Medians of the middle and of the last third."""
