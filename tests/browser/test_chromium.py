@@ -154,7 +154,7 @@ def test_back_from_the_cache_of_pages(make_site: MakeSite, open_tab: OpenTab) ->
 
 
 def test_after_a_sleep_a_dead_connection_is_noticed_soon(make_site: MakeSite, open_tab: OpenTab) -> None:
-    site = make_site(HEARTBEAT_SECONDS=60)
+    site = make_site(HEARTBEAT_SECONDS=60, ACK_TIMEOUT_SECONDS=60)
     tab = open_tab(site, before=SLEEP)
     tab.wait_for("live")
     site.network.strand()
