@@ -164,6 +164,8 @@ def forget(
     Returns the number of messages that are gone. In the caller's transaction or its own; may be repeated. Lines of one
     queue come and go one after the other: of two that are forgotten, neither takes the other for what is left.
     """
+    if not client_of(line):
+        return 0
     id, base = queue_id(line), base_id(line)
     with own_transaction(using):
         lock_queues(using, [base_of(line)])

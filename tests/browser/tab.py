@@ -76,6 +76,10 @@ class Tab:
     def click(self, id: str) -> None:
         self.use().find_element(By.ID, id).click()
 
+    def click_by_script(self, id: str) -> None:
+        """For a page that is just back: Chromium may drop a person's click before it has drawn it again."""
+        self.run("document.getElementById(arguments[0]).click()", id)
+
     @property
     def state(self) -> str:
         return self.text("state")
@@ -86,8 +90,11 @@ class Tab:
         return str(self.run("return document.getElementById('page').dataset.client"))
 
     def wait(self, script: str, timeout: float = 30) -> None:
-        """Until the script returns something true."""
-        wait_until(lambda: self.run(f"return {script}"), timeout, PAUSE_SECONDS)
+        """Until the script returns something true. What the page shows otherwise is in the error."""
+        try:
+            wait_until(lambda: self.run(f"return {script}"), timeout, PAUSE_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {script}; {self.run('return document.body.innerText')}") from error
 
     def wait_for(self, state: str, timeout: float = 30) -> None:
         wait_until(lambda: self.state == state, timeout, PAUSE_SECONDS)

@@ -236,7 +236,7 @@ def test_without_storage_the_page_works(make_site: MakeSite, open_tab: OpenTab, 
     tab.get("/queue/")
     tab.use().back()
     tab.wait("wasKept")
-    tab.click("urgent")
+    tab.click_by_script("urgent")
     tab.wait_for_steps(AGENTS * 10 + 1)
     assert tab.queue == line, "memory has to do"
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.chaos import clocks, databases
 from tests.chaos.databases import OwnPostgresql, SharedMariadb
-from tests.server.conftest import own_redis
+from tests.server.conftest import make_world, own_redis, sqlite_world
 from tests.settings import MISSING
 
-__all__ = ["own_redis"]
+__all__ = ["make_world", "own_redis", "sqlite_world"]
 
 
 def left_out(why: str) -> None:

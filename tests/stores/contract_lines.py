@@ -175,6 +175,11 @@ class LineContract:
     def test_forgetting_what_is_not_there(self, store: AdvancingStore) -> None:
         assert store.forget_line(PHONE, make_policy()) == 0
 
+    def test_the_queue_itself_is_no_device(self, store: AdvancingStore) -> None:
+        come(store, "user.1", PHONE)
+        assert store.forget_line("user.1", make_policy()) == 0
+        assert put(store, make_draft())[0].lines == ("user.1", PHONE)
+
     def test_a_forgotten_line_that_is_connected_stays_forgotten(self, store: AdvancingStore) -> None:
         store.heartbeat(HERE)
         presence = make_presence(PHONE)
