@@ -1,6 +1,6 @@
 """Nothing is lost that is not counted, whatever happens in between: see ``tests.core.interleavings``.
 
-The same stories each time, so that a change is judged by itself; with NETRA_CHAOS_SECONDS new ones, and ten times as many.
+The same stories each time, so that a change is judged by itself; with NETRA_CHAOS_SECONDS new ones, and ten times more.
 """
 
 from __future__ import annotations
