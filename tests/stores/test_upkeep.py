@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 from django.test.utils import CaptureQueriesContext
 
 from netra_queue.core.message import LossReason, Outcome
-from netra_queue.models import LiveConnection, Loss, queue_id
+from netra_queue.models import LiveConnection, Loss, ServerProcess, queue_id
 from netra_queue.stores import connecting, presence, rows, upkeep
 from tests.making import HERE, AdvancingDatabaseStore, make_draft, make_policy, make_presence, put
 from tests.waiting import together
@@ -73,7 +73,7 @@ class TestReap:
         chunks = rows.chunks
 
         def beat(items: list[str]) -> Iterator[Any]:
-            if not thread.ident:
+            if not thread.ident and not ServerProcess.objects.using(store.using).exists():  # deleted, not committed
                 thread.start()
             return chunks(items)
 
