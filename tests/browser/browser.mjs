@@ -224,7 +224,7 @@ class Page {
       constructor() {
         page.ports += 1;
         this.port1 = { onmessage: null, close: () => (page.ports -= 1) };
-        this.port2 = { postMessage: () => page.browser.later(() => this.port1.onmessage?.({})) };
+        this.port2 = { postMessage: () => page.browser.later(() => page.isDead || this.port1.onmessage?.({})) };
       }
     };
   }

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { clientOf, live, push, started } from "./browser.mjs";
+import { makeMessage } from "./server.mjs";
 
 for (const hasLocks of [true, false]) {
   const where = hasLocks ? "" : ", where there are no locks";
@@ -19,6 +20,24 @@ for (const hasLocks of [true, false]) {
     assert.deepEqual(again.got, [3]);
     await browser.pass(100);
     assert.deepEqual(browser.line(id).messages, []);
+  });
+
+  test(`a page that is left at any moment has handled a message and knows it, or neither${where}`, async () => {
+    for (let turns = 0; turns < 12; turns += 1) {
+      const { browser, tab, page, id } = await started({ hasLocks });
+      const { line } = page.sockets[0];
+      line.messages.push(makeMessage(1), makeMessage(2), makeMessage(3));
+      line.connection.transmit();
+      for (let turn = 0; turn < turns; turn += 1) {
+        browser.now += 3; // a slice is over now and then
+        await new Promise(setImmediate);
+      }
+      await tab.reload();
+      const again = await live(tab);
+      await browser.pass(5_000);
+      assert.deepEqual([...page.got, ...again.got], [1, 2, 3], `left after ${turns} turns`);
+      assert.deepEqual(browser.line(id).messages, []);
+    }
   });
 
   test(`a duplicated tab has an id of its own and handles everything${where}`, async () => {

@@ -520,9 +520,24 @@ export class NetraQueue extends EventTarget {
   #hear() {
     const listeners = this.#onmessage ? [this.#onmessage, ...this.#listeners.keys()] : [...this.#listeners.keys()];
     if (!this.#unheard || !listeners.length) return;
+    if (performance.now() >= this.#sliceEnd) return this.#breathe();
     const message = this.#unheard;
     this.#unheard = null;
     this.#handle(message, listeners);
+  }
+
+  /**
+   * Let the page draw and respond during a long replay. Not by a timer: those of hidden pages run once a second. And
+   * before a message, not after it: a page that is left meanwhile has not handled it.
+   */
+  #breathe() {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      this.#sliceEnd = performance.now() + SLICE_MS;
+      this.#hear();
+    };
+    port2.postMessage(null);
   }
 
   /** Closed before anybody listened. */
@@ -539,20 +554,7 @@ export class NetraQueue extends EventTarget {
     } catch (error) {
       return this.#carryOut(this.#protocol.failed(error, Date.now()));
     }
-    await this.#breathe();
     this.#carryOut(this.#protocol.handled(Date.now()));
-  }
-
-  /** Let the page draw and respond during a long replay. Not by a timer: those of hidden pages run once a second. */
-  async #breathe() {
-    if (performance.now() < this.#sliceEnd) return;
-    const { port1, port2 } = new MessageChannel();
-    await new Promise((resolve) => {
-      port1.onmessage = resolve;
-      port2.postMessage(null);
-    });
-    port1.close();
-    this.#sliceEnd = performance.now() + SLICE_MS;
   }
 
   // --- what is sent while offline ---
