@@ -9,7 +9,7 @@ STAMP := $(VENV)/.requirements
 # (A Celery worker that ends well by Ctrl-C still exits with 1: its target looks for the signal itself.)
 FOREGROUND := read -r _ _ _ _ group _ _ terminal _ 2>/dev/null </proc/$$$$/stat && [ "$$group" = "$$terminal" ] && set -m;
 
-.PHONY: help demo test chaos lint client wheel scenarios worker beat bench clean
+.PHONY: help demo test chaos mutants lint client wheel scenarios worker beat bench clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
@@ -28,6 +28,9 @@ test: $(STAMP) ## the tests: on SQLite, and on whatever servers can be reached
 
 chaos: $(STAMP) ## half an hour: ten minutes of soak, ten of faults at random on PostgreSQL, six on MariaDB (NETRA_CHAOS_SECONDS, _SEED)
 	@NETRA_CHAOS_SECONDS=$${NETRA_CHAOS_SECONDS:-600} $(RUN)/python -m pytest tests/chaos
+
+mutants: $(STAMP) ## take each promise's mechanism out, and see its tests fail
+	@$(RUN)/python -m tests.mutants.run
 
 lint: $(STAMP) ## ruff and mypy
 	@$(RUN)/ruff check .
