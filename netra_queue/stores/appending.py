@@ -67,12 +67,13 @@ def append(
         added = growth((line, sizes[id]) for id, of in inserted.items() for line in of)
         limits_ = {line: policies[queue] for queue, of in lines.items() for line in of}
         removed = limits.enforce(using, added, limits_, now, exact=exact) if fresh else set()
-        kept = without(stored | inserted, removed)
-        release_keys(using, [draft for draft in fresh if draft.id in inserted.keys() - kept.keys()])
+        there = stored | inserted
+        kept = without(there, removed)
+        dropped = inserted.keys() - kept.keys()
+        release_keys(using, [draft for draft in fresh if draft.id in dropped])
         _count_too_large(using, too_large, lines, now)
-    known = {*stored, *inserted, *firsts, *(draft.id for draft in too_large)}
-    superseded = {draft.id for draft in drafts} - known
-    return [answer(draft, firsts, kept, stored | inserted, superseded) for draft in drafts]
+    superseded = {draft.id for draft in drafts} - {*there, *firsts, *(draft.id for draft in too_large)}
+    return [answer(draft, firsts, kept, there, superseded) for draft in drafts]
 
 
 def place(using: str, draft: Draft, lines: Sequence[str], policy: Policy, now: datetime) -> dict[str, int]:

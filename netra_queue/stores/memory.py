@@ -46,7 +46,8 @@ class MemoryStore(MemoryUpkeep):
                     self._count(self._queue(line), LossReason.DROPPED, draft.priority, 1)
                     self._tell(line, [(draft.id, draft.priority)], Fate.DROPPED)
             kept = without(inserted, dropped)
-            self._forget_keys([draft for draft in fitting if draft.id in inserted.keys() - kept.keys()])
+            gone = inserted.keys() - kept.keys()
+            self._forget_keys([draft for draft in fitting if draft.id in gone])
             superseded = {draft.id for draft in fitting} - firsts.keys() - inserted.keys()
             return [answer(draft, firsts, kept, inserted, superseded) for draft in drafts]
 
