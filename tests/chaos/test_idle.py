@@ -18,14 +18,16 @@ from tests.conftest import CONCURRENT_DATABASES_HERE
 from tests.server.conftest import Redis, World, answers, new_queue, play
 
 IDLE_SECONDS = 60.0 if "NETRA_CHAOS_SECONDS" in os.environ else 6.5
-NEVER = 3600  # a poll interval that no test lives to see
+NEVER = 3600  # what no test lives to see
+PATIENT = {"HEARTBEAT_SECONDS": NEVER, "ACK_TIMEOUT_SECONDS": NEVER}
 KINDS = ("daphne", "uvicorn")
+AGAIN = len(KINDS) if IDLE_SECONDS > 30 else 0  # servers join again each 30 s, beside their receiving
 
 
 @pytest.mark.parametrize("alias", CONCURRENT_DATABASES_HERE[:1])
 def test_idle_on_the_redis_channel_layer(make_world: Callable[..., World], alias: str, own_redis: Redis) -> None:
     world = make_world(alias, own_redis.url)
-    servers = [world.start(kind, POLL_SECONDS=NEVER) for kind in KINDS]
+    servers = [world.start(kind, POLL_SECONDS=NEVER, POLICIES={"default": PATIENT}) for kind in KINDS]
     queue = new_queue()
 
     def connections() -> int:
@@ -40,7 +42,7 @@ def test_idle_on_the_redis_channel_layer(make_world: Callable[..., World], alias
                 await client.take(1)
             before = await asyncio.to_thread(connections)
             await asyncio.sleep(IDLE_SECONDS)  # that is the test: nothing happens for so long
-            assert await asyncio.to_thread(connections) == before + 1, "it is this test that has connected"
+            assert await asyncio.to_thread(connections) <= before + 1 + AGAIN, "it is this test that has connected"
             await netra_queue.asend(queue, "a bell")
             await one.send({"do": "tell", "group": "room", "what": "a group's"})
             for client in (one, two):
