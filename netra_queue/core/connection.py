@@ -254,8 +254,8 @@ class Connection:
         gone = tuple(position for id in acked if (position := positions[id]) is not None)
         actions: list[Action] = [Acknowledge(gone)] if gone else []
         self._has_more = self._has_more or bool(arrived)
-        if self.state is State.CLOSED or self._is_overfull:
-            actions += self.rescue()
+        is_urgent = self.state is State.CLOSED or self._is_overfull
+        actions += self.rescue() if is_urgent else self._persist(self._overdue(now - PERSIST_AFTER_SECONDS))
         return actions + self._flush(now)
 
     def persist_failed(self, now: float) -> list[Action]:

@@ -363,6 +363,14 @@ class TestOwnSends:
         assert connection.persisted({"a": 17}, 5.0) == []
         assert acknowledged(connection.receive(Ack(1), 5.0)) == [17]
 
+    def test_what_became_due_while_the_store_was_busy_is_offered_at_once(self) -> None:
+        connection = live()
+        connection.send_own(self.own("a"), 0.0)
+        connection.tick(1.0)
+        connection.send_own(self.own("b"), 1.0)
+        assert connection.tick(2.0) == [], "one at a time"
+        assert persisted(connection.persisted({"a": 17}, 2.1)) == ["b"]
+
     def test_its_stored_copy_is_not_sent_again(self) -> None:
         connection = live()
         connection.send_own(self.own("a"), 0.0)
