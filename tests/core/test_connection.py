@@ -464,8 +464,8 @@ class TestOwnSends:
         names = ["a", "b", "c", "d", "e"]
         assert persisted(connection.send_own(self.own("e"), 0.0)) == names, "those in flight too: they come before"
         connection.persisted({name: position for position, name in enumerate(names, -1)}, 0.1)
-        assert connection.send_own(self.own("f"), 0.1) == [], "held behind those in the store"
         assert Read() in connection.receive(Ack(2), 0.2)
+        assert connection.send_own(self.own("f"), 0.2) == [], "held behind those in the store, though there is room"
         connection.begin_read()
         batch = [make_message(1, id="c"), make_message(2, id="d")]
         assert sent(connection.take(batch, more=True, now=0.2)) == ["c", "d"]
@@ -527,8 +527,8 @@ class TestOwnSends:
         assert acknowledged(connection.persisted({"a": 17}, 1.3)) == [17]
 
     def test_too_large_for_the_store_it_waits_for_the_client(self) -> None:
-        connection = opened(max_message_bytes=50, window_bytes=60)
-        large = self.own("large", '"' + "x" * 90 + '"')
+        connection = opened(max_message_bytes=91, window_bytes=60)
+        large = self.own("large", '"' + "x" * 90 + '"')  # by one byte
         assert connection.send_own(large, 0.0) == []
         assert connection.must_wait("large")
         assert connection.send_own(self.own("b"), 0.0) == []

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 
 MALFORMED = {
     "ack beyond what was sent": '{"type":"netra.ack","seq":99}',
+    "ack one beyond what was sent": '{"type":"netra.ack","seq":2}',
     "ack below zero": '{"type":"netra.ack","seq":-1}',
     "ack without seq": '{"type":"netra.ack"}',
     "ack with a text": '{"type":"netra.ack","seq":"1"}',

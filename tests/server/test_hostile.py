@@ -180,6 +180,7 @@ def test_subprotocols_that_nobody_knows(sqlite_world: World, server: Server) -> 
 
 
 def test_a_crowd_of_devices_of_one_user(sqlite_world: World, kind: str) -> None:
+    """Those who come too late may come when the others have left, all at once."""
     server = sqlite_world.start(kind, POLICIES={"few": {"MAX_LINES": 3}})
 
     async def crowd() -> None:
@@ -193,7 +194,13 @@ def test_a_crowd_of_devices_of_one_user(sqlite_world: World, kind: str) -> None:
                 await device.connect()
                 assert await device.closed() == CloseCode.TOO_MANY_CONNECTIONS
             assert len(await netra_queue.adevices(queue)) == 3
-            for device in devices[:3]:
+            await asyncio.gather(*(device.cut() for device in devices[:3]))
+            for n in range(3):
+                await connected(f"{queue}/d{n}", 0)
+            for device in devices[3:6]:
+                await device.connect()
+                await live(device)
+            for device in devices[3:6]:
                 await device.disconnect()
 
     play(crowd())

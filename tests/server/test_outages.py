@@ -302,6 +302,25 @@ def test_a_client_that_never_reads_costs_bounded_memory_and_loses_nothing(
     play(bounded())
 
 
+def test_a_write_that_takes_too_long_ends_the_connection(sqlite_world: World, settings: Any) -> None:
+    """Long before anything else would. Daphne takes every frame at once, so that no write to it takes long."""
+    patient = {"ACK_TIMEOUT_SECONDS": 3600, "HEARTBEAT_SECONDS": 3600, "WINDOW_BYTES": 64 * MEGABYTE}
+    policies = {"patient": {**patient, "MAX_BYTES": 64 * MEGABYTE}}
+    settings.NETRA_QUEUE = {**settings.NETRA_QUEUE, "POLICIES": policies}
+    server = sqlite_world.start("uvicorn", WRITE_TIMEOUT_SECONDS=0.5, POLICIES=policies)
+
+    async def ends() -> None:
+        queue, count = new_queue(), 100
+        with deaf_client(server.url(queue, "patient")) as deaf:
+            await connected(queue, 1)
+            await netra_queue.asend_many([(queue, [number, "x" * 200_000]) for number in range(count)])
+            await connected(queue, 0)
+            assert await asyncio.to_thread(deaf.is_ended, CloseCode.NOT_RESPONDING)
+        await holds(queue, count)
+
+    play(ends())
+
+
 @KINDS
 @pytest.mark.parametrize("alias", ON_POSTGRESQL)
 def test_a_synchronous_consumer_with_a_client_that_never_reads_holds_up_nobody(

@@ -41,8 +41,9 @@ def test_a_bell_reaches_the_connections_of_every_process(
 @needs_redis
 @pytest.mark.parametrize("alias", ON_POSTGRESQL)
 def test_reconnect_to_the_other_process(make_world: Callable[..., World], alias: str) -> None:
+    """Each time the bell finds the process that has the client now: there is no poll to help."""
     world = make_world(alias, REDIS_URL)
-    first, second = world.start("daphne"), world.start("uvicorn")
+    first, second = (world.start(kind, POLL_SECONDS=NEVER) for kind in ("daphne", "uvicorn"))
     queue = new_queue()
 
     async def moves() -> None:

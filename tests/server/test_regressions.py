@@ -306,6 +306,28 @@ def test_a_time_to_live_that_passes_while_in_flight(sqlite_world: World, start: 
     play(pass_away())
 
 
+def test_a_time_to_live_that_passes_before_there_is_room(sqlite_world: World, start: Callable[..., Server]) -> None:
+    """Nobody has swept it when the window opens: it is not delivered then, and told as lost when it is swept."""
+    server = start()
+
+    async def pass_away() -> None:
+        queue = new_queue()
+        async with sqlite_world.client(server, queue, policy="pair", acks=False) as client:
+            await live(client)
+            await netra_queue.asend_many([(queue, 0), (queue, 1)])
+            await client.take(2)
+            await netra_queue.asend(queue, "brief", ttl=0.5)
+            await netra_queue.asend(queue, "lasting")
+            await await_until(sync_to_async(lambda: current_store().due(10).expired))
+            await client.ack(2)
+            assert await client.take(3) == [0, 1, "lasting"]
+            assert await sync_to_async(lambda: maintenance.sweep().count)() == 1
+            await client.until(lambda: lost(client, "expired") == 1)
+            assert client.data == [0, 1, "lasting"]
+
+    play(pass_away())
+
+
 def test_the_limit_reached_exactly_with_mixed_priorities(sqlite_world: World, start: Callable[..., Server]) -> None:
     """Four fit. The fifth removes the least urgent and oldest, or goes itself when everything is more urgent."""
     server = start()

@@ -268,3 +268,11 @@ class TestAtTheSameTime:
         store.expire_lines(10)
         assert ids(get(store, PHONE)) == [draft.id]
         assert put(store, make_draft())[0].lines == (PHONE, TAB)
+
+
+def test_an_ack_of_two_lines_at_once_does_not_mix_them(store: AdvancingDatabaseStore) -> None:
+    come(store, PHONE, TAB)
+    put(store, draft := make_draft())
+    phone, tab = (get(store, line).messages[0].position for line in (PHONE, TAB))
+    assert store.ack({PHONE: [tab], TAB: [phone]}) == {}
+    assert ids(get(store, PHONE)) == ids(get(store, TAB)) == [draft.id]
