@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import random
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -16,6 +19,16 @@ from tests.chaos.diary import VARIABLE, Diary
 __all__ = ["application"]
 
 PAUSE_SECONDS = 0.25
+
+
+def tell_what_is_going_on(*_: object) -> None:
+    """For a server that does not end: each task's stack, and each thread's."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+
+
+signal.signal(signal.SIGUSR1, tell_what_is_going_on)
 diary = Diary(Path(os.environ[VARIABLE]))
 
 

@@ -10,6 +10,7 @@ from typing import Self
 from tests.waiting import await_until
 
 CHUNK_BYTES = 65_536
+THROTTLED_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -76,13 +77,18 @@ class Proxy:
             self._writers -= both
             self._stranded -= both
 
+    @property
+    def _chunk_bytes(self) -> int:
+        """So little that nobody sleeps for longer over it than a reset waits."""
+        return max(1, int(self.bytes_per_second * THROTTLED_SECONDS)) if self.bytes_per_second else CHUNK_BYTES
+
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            while data := await reader.read(CHUNK_BYTES):
+            while data := await reader.read(self._chunk_bytes):
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 if self.bytes_per_second:
-                    await asyncio.sleep(len(data) / self.bytes_per_second)
+                    await asyncio.sleep(min(len(data) / self.bytes_per_second, THROTTLED_SECONDS))
                 if not self.is_silent and writer not in self._stranded:
                     writer.write(data)
                     await writer.drain()

@@ -48,6 +48,7 @@ POLICIES = {
 }
 SETTINGS = {"POLICIES": POLICIES, "POLL_SECONDS": 0.5, "SERVER_HEARTBEAT_SECONDS": 1.0, "STORE_TIMEOUT_SECONDS": 4.0}
 START_SECONDS = 120.0
+ASK_SECONDS = 30.0  # a server that has not ended by then writes into the log what it waits for
 SETTLE_SECONDS = 90.0
 QUIET_SECONDS = 3.0
 STATUS_SECONDS = 10.0
@@ -175,7 +176,11 @@ class Storm:
 
     async def replace(self, post: Post, how: signal.Signals) -> None:
         pid, at = post.server.process.pid, time.monotonic()
-        status = await asyncio.to_thread(post.server.stop, how)
+        asking = asyncio.get_running_loop().call_later(ASK_SECONDS, os.kill, pid, signal.SIGUSR1)
+        try:
+            status = await asyncio.to_thread(post.server.stop, how)
+        finally:
+            asking.cancel()
         if how is signal.SIGKILL or status == -signal.SIGSEGV:  # Daphne may end in that way before its own shutdown
             self.killed[pid] = at
         post.server = await self._start(post.kind, post.clock)
