@@ -77,5 +77,6 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     """The verbs are imported on first use: Django imports this package before its models may be."""
     if name in __all__:
-        return getattr(import_module(_MODULES.get(name, ".sending"), __name__), name)
+        value = globals()[name] = getattr(import_module(_MODULES.get(name, ".sending"), __name__), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -28,6 +27,7 @@ from .core.message import Message, Priority, line_name
 from .core.wire import SUBPROTOCOL, CloseCode, MalformedFrame
 from .exceptions import NotAuthenticated, StoreUnavailable, TooManyDevices
 from .hub import Hub
+from .ids import new_id
 from .lingering import Departure
 from .link import Link
 from .parting import Parting
@@ -218,7 +218,7 @@ class Endpoint:
         hub = self._hub = current_hub()
         line = line_name(validation.check_queue(queue), client)
         connection = Connection(line, conf.policy(policy_name), mode, hub.loop.time())
-        presence = Presence(id=uuid.uuid4().hex, queue=line, server=hub.server, policy=policy_name, client=client)
+        presence = Presence(id=new_id(), queue=line, server=hub.server, policy=policy_name, client=client)
         self._link = Link(
             connection,
             presence,
@@ -254,7 +254,7 @@ class Endpoint:
         text = event.get("text")
         payload = wire.text_payload(text) if text is not None else wire.bytes_payload(event["bytes"])
         message = Message(
-            position=0, id=uuid.uuid4().hex, payload=payload, priority=Priority.NORMAL, created_at=self._hub.now()
+            position=0, id=new_id(), payload=payload, priority=Priority.NORMAL, created_at=self._hub.now()
         )
         if self._persist_always:
             await self._hub.own.append(link, message)

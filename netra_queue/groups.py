@@ -7,7 +7,6 @@ its time.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from asgiref.sync import AsyncToSync, sync_to_async
 from . import conf, policies, wakeup
 from .core.message import GroupDraft, GroupReceipt, Priority, base_of
 from .exceptions import MessageTooLarge, shorten
+from .ids import new_id
 from .receipts import refuse_event_loop
 from .sending import answered, queue_of
 from .stores import current_store
@@ -136,7 +136,7 @@ def _draft(group: str, payload: Any, options: _Options) -> GroupDraft:
         raise MessageTooLarge(f"group {name}", size=encoded.size, limit=limit)
     return GroupDraft(
         group=name,
-        id=uuid.uuid4().hex,
+        id=new_id(),
         payload=encoded,
         priority=priority,
         ttl_seconds=ttl_seconds,

@@ -13,7 +13,7 @@ from .acks import Acks
 from .complaints import complain
 from .core.actions import Action, ReadRequest
 from .core.connection import State
-from .core.message import client_of
+from .core.message import base_of, client_of
 from .core.policy import Policy
 from .core.wire import CloseCode
 from .link import Link
@@ -26,6 +26,7 @@ COLLECT_SECONDS = 0.001  # how long a read waits for further bells
 READS_PER_CALL = 500
 CONCURRENT_READS = 2
 LATE_ROUNDS = 3
+PROBE = ReadRequest(1, 1, frozenset(), is_tentative=True)  # whether there is anything
 
 
 class Host(Protocol):
@@ -135,11 +136,13 @@ def _read_in_order(
 ) -> Sequence[Batch]:
     """What a sender wrote who knew of no device yet goes before what the same sender wrote who did.
 
-    So it is looked for after the read, which may have seen the later one: then the earlier one is there as well.
+    So it is looked for with the read: one that sees the later message sees the earlier one as well.
     """
-    batches = store.read(wanted)
-    for _ in range(LATE_ROUNDS):
-        if not lines or not store.take_over(lines):
-            break
-        batches = store.read(wanted)
-    return batches
+    bases = sorted({base_of(line) for line in lines})
+    for _ in range(LATE_ROUNDS if bases else 0):
+        batches = store.read([*wanted, *((base, PROBE) for base in bases)])
+        late = {base for base, batch in zip(bases, batches[len(wanted) :], strict=True) if batch.messages}
+        waiting = {line: policy for line, policy in lines.items() if base_of(line) in late}
+        if not waiting or not store.take_over(waiting):
+            return batches[: len(wanted)]
+    return store.read(wanted)

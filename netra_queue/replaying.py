@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -21,6 +20,7 @@ from .core.message import Draft, Losses, Message
 from .core.policy import Policy
 from .core.waiting import WaitingMessage, waiting
 from .exceptions import MessageTooLarge, StoreUnavailable
+from .ids import new_id
 from .link import Link
 from .stores.base import Opened, Presence, Store
 from .validation import encode
@@ -78,6 +78,4 @@ def _digest(queue: str, messages: Sequence[Message], policy: Policy) -> Draft | 
     payload, priority = encode(made), min(message.priority for message in messages)
     if payload.size > policy.max_message_bytes:
         raise MessageTooLarge(queue, size=payload.size, limit=policy.max_message_bytes)
-    return Draft(
-        queue=queue, id=uuid.uuid4().hex, payload=payload, priority=priority, ttl_seconds=policy.ttl_for(priority)
-    )
+    return Draft(queue=queue, id=new_id(), payload=payload, priority=priority, ttl_seconds=policy.ttl_for(priority))

@@ -11,8 +11,7 @@ that it, too, belongs to the transaction there.
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from . import conf, policies, wakeup
 from .core.message import Draft, Payload, Priority
 from .core.policy import Policy
 from .exceptions import InvalidMessage, MessageTooLarge, StoreUnavailable
+from .ids import new_id
 from .receipts import Receipt, refuse_event_loop
 from .stores import current_store
 from .stores.base import Appended
@@ -134,17 +134,22 @@ async def asend_many(messages: Iterable[tuple[str, Any]], **options: Unpack[Send
     drafts = _drafts(entries, limits, wanted)
     if not is_known:
         await answered(writer.run(partial(policies.make_known, store, queues)))
-    appended = await answered(writer.submit(drafts, limits))
+    appended = await in_time(writer.asubmit(drafts, limits))
     announce(_rung(appended))
     return _receipts(drafts, appended)
 
 
 async def answered(future: Future[Answer]) -> Answer:
     """What the store answers. Raises StoreUnavailable when it takes longer than STORE_TIMEOUT_SECONDS."""
+    return await in_time(asyncio.wrap_future(future))
+
+
+async def in_time(answer: Awaitable[Answer]) -> Answer:
+    """``answered`` for what the running event loop can wait for."""
     seconds = conf.get("STORE_TIMEOUT_SECONDS")
     try:
         async with asyncio.timeout(seconds):
-            return await asyncio.wrap_future(future)
+            return await answer
     except TimeoutError as error:
         raise StoreUnavailable(f"no answer within {seconds} seconds; the message may still be written") from error
 
@@ -205,7 +210,7 @@ def _drafts(entries: Sequence[tuple[str, Payload]], limits: Mapping[str, Policy]
     return [
         Draft(
             queue=queue,
-            id=uuid.uuid4().hex,
+            id=new_id(),
             payload=payload,
             priority=urgency,
             ttl_seconds=limits[queue].ttl_for(urgency) if seconds is None else seconds,

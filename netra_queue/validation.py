@@ -51,6 +51,8 @@ def check_deliver(deliver: object) -> str:
 
 def check_priority(priority: object) -> Priority:
     """A Priority or its number. Raises InvalidMessage for anything else."""
+    if isinstance(priority, Priority):
+        return priority
     if isinstance(priority, int) and not isinstance(priority, bool) and priority in Priority.__members__.values():
         return Priority(priority)
     raise InvalidMessage("priority", expected=f"one of {', '.join(map(str, PRIORITIES))}", got=priority)

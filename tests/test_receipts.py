@@ -133,8 +133,8 @@ def test_sends_with_a_collapse_key_have_the_lane_for_those_that_may_wait(databas
     used: list[str] = []
 
     def spy(name: str, writer: Any) -> None:
-        submit = writer.submit
-        writer.submit = lambda *arguments: used.append(name) or submit(*arguments)
+        submit = writer.asubmit
+        writer.asubmit = lambda *arguments: used.append(name) or submit(*arguments)
 
     spy("plain", plain)
     spy("keyed", keyed)

@@ -21,6 +21,7 @@ class Overflow(Enum):
     REJECT = "reject"
 
 
+BLIND = 16  # processes that may fill a queue between two counts as one of them does
 UNSEEN = 8  # senders at a time, that do not see each other's writes, for which limits are exact below the half
 
 
@@ -94,6 +95,13 @@ class Policy:
     def is_full(self, messages: int, size: int) -> bool:
         """Whether a queue that holds this much is over its limits."""
         return messages > self.max_messages or size > self.max_bytes
+
+    def is_far_from_full(self, messages: int, size: int, *, since: Growth) -> bool:
+        """Whether what a queue holds need not be counted again: it held this much when it was, and this process has
+        added ``since``. It stays below a quarter of its limits even if sixteen processes have added as much.
+        """
+        many = messages + BLIND * since.messages
+        return many * 4 < self.max_messages and (size + BLIND * since.size) * 4 < self.max_bytes
 
     def is_near_full(self, messages: int, size: int, *, added: Growth) -> bool:
         """Whether senders that do not see each other's writes could take the queue over its limits together.

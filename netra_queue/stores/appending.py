@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,13 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import TypeVar
 
-from django.db import connections
-
 from .. import models
 from ..core.message import Draft, Fate, LossReason
 from ..core.policy import Overflow, Policy
 from ..exceptions import StoreUnavailable
+from ..ids import new_number
 from ..models import Body, Flag, queue_id
-from . import collapsing, limits, telling, tracking, watching
+from . import collapsing, inserting, limits, telling, tracking, watching
 from .connecting import is_in_transaction, own_transaction
 from .devices import targets
 from .rows import chunks, record_losses
@@ -37,13 +35,20 @@ class _Copy:
     body: int | None
     flags: Flag
 
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.draft.id, queue_id(self.line)
-
-    @property
-    def text(self) -> str:
-        return self.draft.payload.text if self.body is None else ""
+    def row(self, now: datetime) -> inserting.Row:
+        payload = self.draft.payload
+        return inserting.Row(
+            queue=queue_id(self.line),
+            uid=self.draft.id,
+            priority=int(self.draft.priority),
+            kind=int(payload.kind),
+            payload=payload.text if self.body is None else "",
+            size=payload.size,
+            created_at=self.draft.sent_at or now,
+            expires_at=_expiry(self.draft, now),
+            body=self.body,
+            flags=int(self.flags),
+        )
 
     @property
     def slot(self) -> collapsing.Key | None:
@@ -81,7 +86,7 @@ def place(using: str, draft: Draft, lines: Sequence[str], policy: Policy, now: d
 
     Returns where it is. Raises QueueFull where the policy rejects.
     """
-    body = secrets.randbits(63) if len(lines) > 1 else None
+    body = new_number() if len(lines) > 1 else None
     inserted = _insert(using, [_Copy(draft, line, body, Flag(0)) for line in lines], now)
     added = growth((line, draft.payload.size) for line in lines)
     removed = limits.enforce(using, added, dict.fromkeys(lines, policy), now, exact=False)
@@ -129,7 +134,7 @@ def _copies(
     for draft in drafts:
         has_several = len(lines[draft.queue]) > 1
         is_watched = watching.due_at(draft, policies[draft.queue], now) is not None
-        body = secrets.randbits(63) if has_several or is_watched else None
+        body = new_number() if has_several or is_watched else None
         flags = Flag.FIRST if draft.deliver_first and has_several else Flag(0)
         flags |= Flag.COLLAPSING if draft.collapse is not None else Flag(0)
         flags |= (Flag.TRACKED if draft.track else Flag(0)) | (Flag.WATCHED if is_watched else Flag(0))
@@ -214,36 +219,11 @@ def _insert(using: str, copies: Sequence[_Copy], now: datetime) -> Positions:
         Body.objects.using(using).bulk_create(some)
     positions: Positions = defaultdict(dict)
     for batch in in_statements(copies, lambda copy: 0 if copy.body else copy.draft.payload.size):
-        found = _insert_some(using, batch, now)
-        for copy in batch:
-            positions[copy.draft.id][copy.line] = found[copy.key]
+        rows = [copy.row(now) for copy in batch]
+        found = inserting.insert(using, rows)
+        for copy, row in zip(batch, rows, strict=True):
+            positions[copy.draft.id][copy.line] = found[row.key]
     return dict(positions)
-
-
-def _insert_some(using: str, copies: Sequence[_Copy], now: datetime) -> dict[tuple[str, int], int]:
-    rows = [
-        models.Message(
-            queue_id=queue_id(copy.line),
-            uid=copy.draft.id,
-            priority=int(copy.draft.priority),
-            kind=int(copy.draft.payload.kind),
-            payload=copy.text,
-            size=copy.draft.payload.size,
-            created_at=copy.draft.sent_at or now,
-            expires_at=_expiry(copy.draft, now),
-            body_id=copy.body,
-            flags=int(copy.flags),
-        )
-        for copy in copies
-    ]
-    inserted = models.Message.objects.using(using).bulk_create(rows)
-    if connections[using].features.can_return_rows_from_bulk_insert:
-        return {(row.uid, row.queue_id): row.pk for row in inserted}
-    with connections[using].cursor() as cursor:  # MySQL: ids of one statement rise from this one on
-        cursor.execute("SELECT LAST_INSERT_ID()")
-        mine = models.Message.objects.using(using).filter(pk__gte=cursor.fetchone()[0])
-    columns = mine.filter(uid__in={copy.draft.id for copy in copies}).values_list("uid", "queue_id", "id")
-    return {(uid, queue): position for uid, queue, position in columns}
 
 
 def _expiry(draft: Draft, now: datetime) -> datetime:

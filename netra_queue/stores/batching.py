@@ -13,12 +13,14 @@ fails its own sender only. When the store is unavailable, that is the answer to 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
@@ -40,12 +42,54 @@ KEYED_THREADS = 4
 GROUP_THREADS = 4
 
 
+Answer = list[Appended] | BaseException
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
+    """``future``: a thread's or, with ``loop``, an event loop's."""
+
     drafts: Sequence[Draft]
     policies: Mapping[str, Policy]
     size: int
-    future: Future[list[Appended]] = field(default_factory=Future)
+    future: Future[list[Appended]] | asyncio.Future[list[Appended]]
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def begins(self) -> bool:
+        """Whether somebody still wants it. From now on, a thread's future cannot be cancelled any more."""
+        return not self.future.cancelled() if self.loop is not None else self.future.set_running_or_notify_cancel()  # type: ignore[union-attr]
+
+    def settle(self, answer: Answer) -> None:
+        """In the thread that the future belongs to."""
+        if self.loop is not None and self.future.done():  # cancelled meanwhile
+            return
+        if isinstance(answer, BaseException):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)
+
+
+class _Answers:
+    """What became of the jobs of one batch. An event loop is woken once for all of its own."""
+
+    def __init__(self) -> None:
+        self._of_loops: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Answer]]] = defaultdict(list)
+
+    def add(self, job: _Job, answer: Answer) -> None:
+        if job.loop is None:
+            job.settle(answer)
+        else:
+            self._of_loops[job.loop].append((job, answer))
+
+    def deliver(self) -> None:
+        for loop, answers in self._of_loops.items():
+            with suppress(RuntimeError):  # the loop has been closed, and nobody waits any more
+                loop.call_soon_threadsafe(_settle, answers)
+
+
+def _settle(answers: Sequence[tuple[_Job, Answer]]) -> None:
+    for job, answer in answers:
+        job.settle(answer)
 
 
 class BatchingWriter:
@@ -59,6 +103,7 @@ class BatchingWriter:
         self._lock = threading.Lock()
         self._jobs: deque[_Job] = deque()
         self._messages = self._bytes = 0
+        self._threads, self._called = threads, 0  # how many threads have been called, and have not begun yet
         self._pool = Pool(threads, "netra-writer", wrap=store.in_own_thread, at_end=store.leave_thread)
 
     def submit(self, drafts: Sequence[Draft], policies: Mapping[str, Policy]) -> Future[list[Appended]]:
@@ -68,29 +113,27 @@ class BatchingWriter:
         drafts may have been appended. Raises StoreUnavailable when too much is waiting already, RuntimeError after
         ``close``.
         """
-        job = _Job(drafts, policies, sum(draft.payload.size for draft in drafts))
-        with self._lock:
-            if self._messages + len(drafts) > BACKLOG_MESSAGES or self._bytes + job.size > BACKLOG_BYTES:
-                raise StoreUnavailable(f"{self._messages} messages are waiting to be written already")
-            self._jobs.append(job)
-            self._messages += len(drafts)
-            self._bytes += job.size
-        try:
-            self._pool.submit(self._write_batch)
-        except RuntimeError:
-            if self._withdraw(job):
-                raise
-        return job.future
+        future: Future[list[Appended]] = Future()
+        self._accept(_Job(drafts, policies, _size(drafts), future))
+        return future
 
-    def _withdraw(self, job: _Job) -> bool:
-        """Take a job back. False: a batch has it already, and will answer it."""
+    def asubmit(self, drafts: Sequence[Draft], policies: Mapping[str, Policy]) -> asyncio.Future[list[Appended]]:
+        """``submit`` for the running event loop, with a future of its own, which is woken once for a whole batch."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Appended]] = loop.create_future()
+        self._accept(_Job(drafts, policies, _size(drafts), future, loop))
+        return future
+
+    def _accept(self, job: _Job) -> None:
         with self._lock:
-            if job not in self._jobs:
-                return False
-            self._jobs.remove(job)
-            self._messages -= len(job.drafts)
-            self._bytes -= job.size
-        return True
+            if self._messages + len(job.drafts) > BACKLOG_MESSAGES or self._bytes + job.size > BACKLOG_BYTES:
+                raise StoreUnavailable(f"{self._messages} messages are waiting to be written already")
+            if self._called < self._threads:  # otherwise whoever begins next takes this job along, or calls again
+                self._pool.submit(self._write_batches)
+                self._called += 1
+            self._jobs.append(job)
+            self._messages += len(job.drafts)
+            self._bytes += job.size
 
     def run(self, work: Callable[[], Result]) -> Future[Result]:
         """Have other short work on the store done in the writer's thread, in turn."""
@@ -100,20 +143,29 @@ class BatchingWriter:
         """Write what was submitted, within about this time. Returns whether that worked. Idempotent."""
         return self._pool.close(timeout_seconds)
 
-    def _write_batch(self) -> None:
-        jobs = [job for job in self._take() if job.future.set_running_or_notify_cancel()]
+    def _write_batches(self) -> None:
+        """One, and the next one after what else waits for the threads; after ``close``, where nothing does, all."""
+        is_last = False
+        while not is_last:
+            jobs, is_last = self._take()
+            self._write_batch([job for job in jobs if job.begins()])
+
+    def _write_batch(self, jobs: Sequence[_Job]) -> None:
         if not jobs:
             return
+        answers = _Answers()
         try:
-            self._write(jobs)
+            self._write(jobs, answers)
         except Exception as error:
             if len(jobs) > 1 and not isinstance(error, StoreUnavailable):
-                self._write_one_by_one(jobs)
+                self._write_one_by_one(jobs, answers)
             else:
                 for job in jobs:
-                    job.future.set_exception(error)
+                    answers.add(job, error)
+        answers.deliver()
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> tuple[list[_Job], bool]:
+        """A batch, and whether this call is done with it: the next one has been called for, or there is none."""
         jobs: list[_Job] = []
         messages = size = 0
         with self._lock:
@@ -126,21 +178,35 @@ class BatchingWriter:
                 messages, size = messages + len(job.drafts), size + job.size
             self._messages -= messages
             self._bytes -= size
-        return jobs
+            return jobs, self._has_called_again()
 
-    def _write(self, jobs: Sequence[_Job]) -> None:
+    def _has_called_again(self) -> bool:
+        self._called -= 1
+        if self._jobs and self._called < self._threads:
+            self._called += 1
+            try:
+                self._pool.submit(self._write_batches)
+            except RuntimeError:  # closed
+                return False
+        return True
+
+    def _write(self, jobs: Sequence[_Job], answers: _Answers) -> None:
         drafts = [draft for job in jobs for draft in job.drafts]
         policies = {queue: policy for job in jobs for queue, policy in job.policies.items()}
-        answers = iter(self._store.append(drafts, policies))
+        appended = iter(self._store.append(drafts, policies))
         for job in jobs:
-            job.future.set_result([next(answers) for _ in job.drafts])
+            answers.add(job, [next(appended) for _ in job.drafts])
 
-    def _write_one_by_one(self, jobs: Sequence[_Job]) -> None:
+    def _write_one_by_one(self, jobs: Sequence[_Job], answers: _Answers) -> None:
         for job in jobs:
             try:
-                self._write([job])
+                self._write([job], answers)
             except Exception as error:
-                job.future.set_exception(error)
+                answers.add(job, error)
+
+
+def _size(drafts: Sequence[Draft]) -> int:
+    return sum(draft.payload.size for draft in drafts)
 
 
 _plain = PerProcess(lambda: BatchingWriter(current_store()))

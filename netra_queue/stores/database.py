@@ -128,9 +128,7 @@ class DatabaseStore(DatabaseLetters):
 
     def waiting(self, queues: Collection[str]) -> set[str]:
         now = self.now()
-        requests = [(name, ReadRequest(1, 1, frozenset())) for name in sorted(queues)]
-        chosen = run(self.using, lambda: reading.choose(self.using, requests, now))
-        return {name for (name, _), (positions, _) in zip(requests, chosen, strict=True) if positions}
+        return run(self.using, lambda: reading.waiting(self.using, queues, now))
 
     def losses(self, queues: Collection[str], told: Collection[int] = ()) -> dict[str, Losses]:
         ids = {queue_id(name): name for name in queues}

@@ -11,6 +11,7 @@ from ..core.message import Fate, Priority
 from ..core.policy import Candidate, Growth, Overflow, Policy, choose_victims
 from ..exceptions import QueueFull
 from ..models import Message, Queue, new_queue, queue_id
+from . import seen
 from .removal import remove
 from .rows import CHUNK, Held, lock, lock_queues
 
@@ -37,7 +38,12 @@ def enforce(
     senders (a row lock per queue) where together they could exceed a limit.
     """
     ids = {queue_id(name): name for name in added}
+    far = seen.far_from_full(using, {id: (added[name], policies[name]) for id, name in ids.items()})
+    ids = {id: name for id, name in ids.items() if id not in far}
+    if not ids:
+        return set()
     found = totals(using, ids)
+    seen.note(using, found.items())
     if exact:
         near = [id for id, name in ids.items() if policies[name].is_near_full(*found[id], added=added[name])]
         if near:

@@ -1,0 +1,62 @@
+"""How much queues held when this process last counted, so that not every send counts what a queue holds.
+
+A queue that is far from full need not be counted again for an instant (``Policy.is_far_from_full``). While other
+processes fill it from a quarter to the brim within that instant, this one may put in a 64th of the limit too much;
+whoever counts next brings it back within its limits.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+
+from ..core.policy import Growth, Policy
+
+TRUST_SECONDS = 0.5
+SEEN_QUEUES = 10_000
+
+_lock = threading.Lock()
+_seen: dict[tuple[str, int], tuple[float, int, int, Growth]] = {}  # counted when, messages and size then; added since
+
+
+def far_from_full(using: str, added: Mapping[int, tuple[Growth, Policy]]) -> set[int]:
+    """Those of these queues, by id, that need not be counted. What is added is remembered for all that were counted."""
+    now, far = time.monotonic(), set()
+    with _lock:
+        for id, (growth, policy) in added.items():
+            if (entry := _seen.get((using, id))) is None:
+                continue
+            counted_at, messages, size, before = entry
+            since = Growth(before.messages + growth.messages, before.size + growth.size)
+            _seen[using, id] = (counted_at, messages, size, since)
+            if now - counted_at < TRUST_SECONDS and policy.is_far_from_full(messages, size, since=since):
+                far.add(id)
+    return far
+
+
+def note(using: str, totals: Iterable[tuple[int, tuple[int, int]]]) -> None:
+    """These queues hold so many messages and bytes, as just counted."""
+    now = time.monotonic()
+    with _lock:
+        if len(_seen) > SEEN_QUEUES:
+            _seen.clear()
+        for id, (messages, size) in totals:
+            _seen[using, id] = (now, messages, size, Growth(0, 0))
+
+
+def forget() -> None:
+    """Count all queues again the next time."""
+    with _lock:
+        _seen.clear()
+
+
+def _begin_anew() -> None:
+    """In a forked process: the lock may have been held by a thread that is not here."""
+    global _lock
+    _lock = threading.Lock()
+    _seen.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
