@@ -66,8 +66,29 @@ class Account:
         )
 
 
-def settle(surfers: Iterable[Surfer], ledger: Iterable[Entry], killed: Mapping[int, float]) -> Account:
-    """``killed``: when which server processes were killed."""
+@dataclass(slots=True)
+class Excuse:
+    """What own sends may be lost for with "on_disconnect": their process was killed before it could store them.
+
+    ``killed``: when which process was. ``outages``: when the database was out of reach, from and until.
+    """
+
+    killed: dict[int, float] = field(default_factory=dict)
+    outages: list[tuple[float, float]] = field(default_factory=list)
+
+    def covers(self, entry: Entry) -> bool:
+        """Whether its process never had the database in reach for OWN_SECONDS on end before it was killed."""
+        end = self.killed.get(entry.pid, 0.0)
+        if entry.persist != "on_disconnect" or entry.at > end:
+            return False
+        since = entry.at
+        for start, until in sorted(self.outages):
+            if until > since and start - since < OWN_SECONDS:
+                since = until
+        return end - since < OWN_SECONDS
+
+
+def settle(surfers: Iterable[Surfer], ledger: Iterable[Entry], excuse: Excuse) -> Account:
     account = Account()
     by_queue: dict[str, list[Entry]] = defaultdict(list)
     for entry in ledger:
@@ -78,11 +99,11 @@ def settle(surfers: Iterable[Surfer], ledger: Iterable[Entry], killed: Mapping[i
     account.own_sends = +account.own_sends
     for surfer in surfers:
         mine = [entry for entry in by_queue[surfer.queue] if entry.client in ("", surfer.client)]
-        _add(account, surfer, mine, killed)
+        _add(account, surfer, mine, excuse)
     return account
 
 
-def _add(account: Account, surfer: Surfer, mine: list[Entry], killed: Mapping[int, float]) -> None:
+def _add(account: Account, surfer: Surfer, mine: list[Entry], excuse: Excuse) -> None:
     handled = Counter((data["sender"], data["number"]) for data in surfer.handled.values())
     newest = _newest(mine)
     missing: list[str] = []
@@ -91,7 +112,7 @@ def _add(account: Account, surfer: Surfer, mine: list[Entry], killed: Mapping[in
             continue
         if entry.collapse and entry.number < newest[entry.collapse]:
             account.superseded += 1
-        elif entry.persist == "on_disconnect" and 0 <= killed.get(entry.pid, -1) - entry.at < OWN_SECONDS:
+        elif excuse.covers(entry):
             account.own_lost += 1
         else:
             missing.append(f"{surfer.queue}/{surfer.client}: {entry}")

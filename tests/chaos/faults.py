@@ -32,10 +32,10 @@ class Faults:
         of_servers = [self.terminate_a_server, self.kill_a_server]
         of_senders = [self.kill_a_sender, self.kill_a_sender_before_the_bell]
         of_redis = [self.restart_redis, self.empty_redis, self.slow_redis]
-        return [*of_clients, *of_servers, *of_senders, *of_redis, *self._of_the_database, *self._of_clocks]
+        return [*of_clients, *of_servers, *of_senders, *of_redis, *self.of_the_database, *self._of_clocks]
 
     @property
-    def _of_the_database(self) -> list[Fault]:
+    def of_the_database(self) -> list[Fault]:
         away = [self.take_the_database_away, self.silence_the_database, self.slow_database]
         sessions = [self.reset_the_database, self.end_the_databases_sessions]
         restarts = [self.restart_the_database, self.crash_the_database, self.crash_the_database_in_a_replay]

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit, urlunsplit
 from netra_queue.management.scenarios import server as servers
 from netra_queue.management.scenarios.server import Server
 from tests.chaos import account
-from tests.chaos.account import Account, Entry
+from tests.chaos.account import Account, Entry, Excuse
 from tests.chaos.clocks import Clock
 from tests.chaos.databases import Database
 from tests.chaos.diary import VARIABLE, Diary
@@ -81,7 +81,7 @@ class Storm:
     surfers: list[Surfer] = field(default_factory=list)
     ledger: list[Entry] = field(default_factory=list)
     senders: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
-    killed: dict[int, float] = field(default_factory=dict)  # server processes, when
+    excuse: Excuse = field(default_factory=Excuse)
     struck: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     between: Proxy = field(init=False)  # servers and the database
     layer: Proxy = field(init=False)  # servers and Redis
@@ -182,7 +182,7 @@ class Storm:
         finally:
             asking.cancel()
         if how is signal.SIGKILL or status == -signal.SIGSEGV:  # Daphne may end in that way before its own shutdown
-            self.killed[pid] = at
+            self.excuse.killed[pid] = at
         post.server = await self._start(post.kind, post.clock)
         post.proxy.port = post.server.port
 
@@ -238,12 +238,16 @@ class Storm:
         """Strike for so long; each kind of fault once before any comes again. Then wait until all is quiet."""
         await self.steady(seconds, senders)
         deck: list[Fault] = []
+        faults = Faults(self)
+        of_the_database = faults.of_the_database
         while time.monotonic() < self._until:
-            faults = Faults(self).all
-            deck = deck or self.random.sample(faults, len(faults))
+            deck = deck or self.random.sample(faults.all, len(faults.all))
             fault = deck.pop()
             self.struck[fault.__name__] += 1
+            began_at = time.monotonic()
             await fault()
+            if fault in of_the_database:
+                self.excuse.outages.append((began_at, time.monotonic()))
             await asyncio.sleep(self.random.uniform(0, 0.5))
         await asyncio.gather(*(process.wait() for process in self.senders.values()))
         self.diary.close()
@@ -270,7 +274,7 @@ class Storm:
             await asyncio.sleep(0.2)
 
     def _sum_up(self) -> Account:
-        return account.settle(self.surfers, [*self.ledger, *self.diary.entries()], self.killed)
+        return account.settle(self.surfers, [*self.ledger, *self.diary.entries()], self.excuse)
 
     async def _account(self) -> Account:
         """With what the store says of tracked messages: the last acks may be on their way to it."""

@@ -55,6 +55,6 @@ def check(
     with capsys.disabled():
         os.write(1, f"\n{report}\n".encode())
     assert account.accepted - account.own_sends.total() > seconds, report
-    for wrong in (account.lost, account.out_of_order, account.wrong_statuses):
-        assert not wrong, f"{report}\n" + "\n".join(wrong[:20])
+    wrong = [*account.lost, *account.out_of_order, *account.wrong_statuses]
+    assert not wrong, f"{report}\n" + "\n".join(wrong)
     assert account.application_repeats == 0, report
