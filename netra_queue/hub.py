@@ -27,6 +27,7 @@ from typing import TypeVar
 
 from . import conf, wakeup
 from .acks import Acks
+from .arrivals import Arrivals
 from .cancelling import cancel_all
 from .complaints import complain
 from .core.actions import Acknowledge, Action, Close, Persist, Read, Return, Settle, Transmit
@@ -65,6 +66,7 @@ class Hub:
         self._links: dict[str, set[Link]] = defaultdict(set)
         self.acks, self.withheld = Acks(), Acks()
         self._reads = Reads(self)
+        self._arrivals = Arrivals(self.store, self.call, self.background, self._detach)
         self.returns = Returns(self.store, self.call)
         self._replaying = Replaying(self.store, self.call, self._call_for_digest)
         self.own = OwnSends(self.loop, self.carry_out, self._from_thread)
@@ -85,7 +87,7 @@ class Hub:
         wakeup.register_local(self.server.id, self._on_local_bell)
         self.background(wakeup.listen(self.server.id, self.ring, self._shall_poll.set, self.lingering.arrived))
         writes = (self._write_acks, self._write_withheld, self._write_detached, self.returns.write)
-        works = (self._reads.begin, *writes, self.lingering.record)
+        works = (self._reads.begin, self._arrivals.begin, *writes, self.lingering.record)
         for step in (*works, self._poll_in_time, self._tick, self._live_on):
             self.background(self._repeat(step))
 
@@ -100,7 +102,7 @@ class Hub:
         self._links[link.queue].add(link)
         try:
             await self._register()
-            opened = await self.call(lambda: self.store.attach(link.presence, link.connection.policy))
+            opened = await self._arrivals.attach(link.presence, link.connection.policy)
             self._clock_offset = opened.at - datetime.now(UTC)
             opened = await self._replaying.shape(link, opened)
         except BaseException:
@@ -302,17 +304,18 @@ class Hub:
 
     async def _attach_again(self) -> None:
         self._shall_attach_again = False
-        for link in [link for links in self._links.values() for link in links]:
-            if _is_gone(link):
-                continue
-            try:
-                await self.call(lambda link=link: self.store.attach(link.presence, link.connection.policy))  # type: ignore[misc]
-                if _is_gone(link):  # it was detached meanwhile
-                    self._forget(link)
-            except Exception as error:
-                complain(logger, "connection not attached again yet", "attach_failed", error)
-                self._shall_attach_again = True
+        links = [link for links in self._links.values() for link in links if not _is_gone(link)]
+        await asyncio.gather(*map(self._attach_link_again, links))
         self._shall_poll.set()
+
+    async def _attach_link_again(self, link: Link) -> None:
+        try:
+            await self._arrivals.attach(link.presence, link.connection.policy)
+            if _is_gone(link):  # it was detached meanwhile
+                self._forget(link)
+        except Exception as error:
+            complain(logger, "connection not attached again yet", "attach_failed", error)
+            self._shall_attach_again = True
 
     # --- tasks -------------------------------------------------------------------------------------------------
 

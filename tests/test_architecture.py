@@ -41,12 +41,14 @@ ALLOWED = {
     "permission": BASE,
     "link": VERBS | {"permission"},
     "acks": VERBS | {"complaints"},
+    "arrivals": VERBS | {"acks"},
     "own_sends": VERBS | {"sending", "link"},
     "returns": VERBS | {"link", "acks", "complaints"},
     "replaying": VERBS | {"link", "acks"},
     "reads": VERBS | {"link", "acks", "complaints", "permission"},
     "lingering": VERBS,
-    "hub": VERBS | {"sending", "lingering", "link", "acks", "complaints", "own_sends", "returns", "replaying", "reads"},
+    "hub": VERBS
+    | {"sending", "lingering", "link", "acks", "arrivals", "complaints", "own_sends", "returns", "replaying", "reads"},
     "letters": VERBS | {"sending"},
     "maintenance": VERBS,
 }

@@ -31,6 +31,7 @@ from ..core.connection import ReadRequest
 from ..core.message import Draft, GroupDraft, Losses, LossReason, Priority
 from ..core.policy import Policy
 from ..core.tracking import Tracked, UndeliveredMessage
+from ..exceptions import InvalidMessage, NetraQueueError, TooManyDevices
 from .values import (
     Appended,
     Batch,
@@ -194,12 +195,20 @@ class Store(ABC):
     def attach(self, presence: Presence, policy: Policy) -> Opened:
         """Make this connection known. From its return on, ``holders`` of other processes finds it.
 
-        Messages of the queue that have expired are removed and counted, so that the answer's losses are complete. A
-        line takes over what waits in its queue itself, and is one that the queue's messages go to from now on; the
-        oldest idle one is forgotten if that makes more than the policy's ``max_lines``. Raises TooManyDevices if none
-        is idle.
-        No consumer of the queue lingers any more; the answer says whom to tell.
+        What has expired in the queue is counted before, so that the answer's losses are complete. A line takes over
+        what waits in its queue itself, and gets what is sent there from now on; the oldest idle one is forgotten if
+        that makes more than ``max_lines``. Raises TooManyDevices if none is idle. Nobody lingers for the queue then.
         """
+
+    def attach_all(self, arrivals: Sequence[tuple[Presence, Policy]]) -> list[Opened | NetraQueueError]:
+        """``attach`` for each; what it refuses a connection with is that one's answer. Raises StoreUnavailable."""
+        answers: list[Opened | NetraQueueError] = []
+        for presence, policy in arrivals:
+            try:
+                answers.append(self.attach(presence, policy))
+            except (InvalidMessage, TooManyDevices) as error:
+                answers.append(error)
+        return answers
 
     @abstractmethod
     def surplus(self, presence: Presence, policy: Policy) -> Surplus:

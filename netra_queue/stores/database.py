@@ -19,10 +19,11 @@ from ..core.connection import ReadRequest
 from ..core.message import Draft, Fate, GroupDraft, Losses, Priority, base_of
 from ..core.policy import Policy
 from ..core.tracking import Tracked, UndeliveredMessage
-from ..exceptions import InvalidMessage
+from ..exceptions import InvalidMessage, NetraQueueError, TooManyDevices
 from ..models import queue_id
 from . import (
     appending,
+    arriving,
     devices,
     fanout,
     handing_over,
@@ -142,7 +143,17 @@ class DatabaseStore(DatabaseLetters):
 
     def attach(self, presence_: Presence, policy: Policy) -> Opened:
         now = self.now()
-        return run(self.using, lambda: presence.attach(self.using, presence_, policy, now))
+        answer = run(self.using, lambda: arriving.attach(self.using, [(presence_, policy)], now))[0]
+        if isinstance(answer, TooManyDevices):
+            raise answer
+        return answer
+
+    def attach_all(self, arrivals: Sequence[tuple[Presence, Policy]]) -> list[Opened | NetraQueueError]:
+        now = self.now()
+        try:
+            return list(run(self.using, lambda: arriving.attach(self.using, arrivals, now)))
+        except InvalidMessage:
+            return super().attach_all(arrivals)
 
     def detach(self, presences: Collection[Presence]) -> None:
         now = self.now()

@@ -17,8 +17,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from .. import conf
 from ..core.message import Fate, base_of, client_of
 from ..core.policy import Policy
-from ..exceptions import TooManyDevices
-from ..models import Flag, LiveConnection, Loss, Message, Queue, queue_id
+from ..models import CollapseSlot, Flag, LiveConnection, Loss, Message, Queue, queue_id
 from . import collapsing
 from .connecting import own_transaction
 from .removal import remove
@@ -100,25 +99,45 @@ def lines(using: str, queue: str) -> list[Line]:
     return [Line(row.name, row.seen_at, row.is_connected) for row in rows]
 
 
-def arrive(using: str, line: str, policy: Policy, now: datetime) -> None:
-    """A client has come for this line: make room for it among the queue's lines, and take over what waits for any.
+def arrive(using: str, lines: Mapping[str, Policy], now: datetime) -> set[str]:
+    """Clients have come for these lines, of each queue one: make room for it, and let it take over what waits for any.
 
-    In the caller's transaction, which has locked the queue's row. Raises TooManyDevices when all the lines that the
-    policy allows are connected.
+    In the caller's transaction, which has locked the queues' rows. Returns the lines for which there is no room: all
+    those that the policy allows are connected.
     """
-    if not client_of(line):
-        return
-    others = _by_base(Queue.objects.using(using), "parent_id", [base_id(line)])[base_id(line)]
+    others = _by_base(Queue.objects.using(using), "parent_id", [base_id(line) for line in lines])
+    plans = {line: _gone(line, others[base_id(line)], policy, now) for line, policy in lines.items()}
+    there = {line: plan for line, plan in plans.items() if plan is not None}
+    lock_queues(using, [*there, *(row.name for gone, _ in there.values() for row in gone)])
+    for line, (gone, fate) in there.items():
+        for row in gone:
+            forget(using, row.name, fate, lines[line], now)
+    waited_for = _with_something(using, {base_id(line) for line in there})
+    for line in there:
+        if base_id(line) in waited_for:
+            _take_over(using, line, lines[line], now)
+    return lines.keys() - there.keys()
+
+
+def _gone(line: str, others: Sequence[_Row], policy: Policy, now: datetime) -> tuple[list[_Row], Fate] | None:
+    """The lines that are to be forgotten when this one comes, and how what they hold ends; None: it may not come."""
     idle = sorted((row for row in others if not row.is_connected and row.name != line), key=lambda row: row.seen_at)
     surplus = len({row.name for row in others} | {line}) - policy.max_lines
     if surplus > len(idle):
-        raise TooManyDevices(base_of(line), limit=policy.max_lines)
-    is_first = not any(row.is_in_use(policy, now) for row in others)
-    gone = idle if is_first else idle[: max(0, surplus)]  # what waits for lines that nobody uses waits for this one
-    lock_queues(using, [line, *(row.name for row in gone)])
-    for row in gone:
-        forget(using, row.name, Fate.EXPIRED if is_first else Fate.DROPPED, policy, now)
-    _take_over(using, line, policy, now)
+        return None
+    if not any(row.is_in_use(policy, now) for row in others):
+        return idle, Fate.EXPIRED  # what waits for lines that nobody uses is for this one
+    return idle[: max(0, surplus)], Fate.DROPPED
+
+
+def _with_something(using: str, bases: Collection[int]) -> set[int]:
+    """Those of these queues that hold something for the first line that comes."""
+    found: set[int] = set()
+    for chunk in chunks(sorted(bases)):
+        for model in (Message, Loss, CollapseSlot):
+            rows = model._default_manager.using(using).filter(queue_id__in=chunk)
+            found.update(rows.order_by().values_list("queue_id", flat=True).distinct())
+    return found
 
 
 def base_id(line: str) -> int:

@@ -24,11 +24,16 @@ def insert(using: str, by_queue: Mapping[int, tuple[Presence, float]], now: date
     Linger.objects.using(using).bulk_create(rows, ignore_conflicts=True)
 
 
-def take(using: str, queue: int) -> tuple[str, ...]:
-    """Remove a queue's. Returns the ids of their servers."""
-    found = dict(Linger.objects.using(using).filter(queue_id=queue).order_by("pk").values_list("pk", "server_id"))
-    remove(using, list(found))
-    return tuple(sorted(set(found.values())))
+def take(using: str, queues: Collection[int]) -> dict[int, tuple[str, ...]]:
+    """Remove those of these queues. Returns the ids of their servers, for each queue."""
+    servers: dict[int, set[str]] = {queue: set() for queue in queues}
+    for chunk in chunks(sorted(queues)):
+        rows = Linger.objects.using(using).filter(queue_id__in=chunk).order_by("pk")
+        found = list(rows.values_list("pk", "queue_id", "server_id"))
+        remove(using, [id for id, _, _ in found])
+        for _, queue, server in found:
+            servers[queue].add(server)
+    return {queue: tuple(sorted(of)) for queue, of in servers.items()}
 
 
 def remove(using: str, ids: Collection[str]) -> None:

@@ -11,47 +11,16 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from .. import conf
 from ..core.message import Losses, LossReason, Priority, base_of
-from ..core.policy import Policy
-from ..exceptions import InvalidMessage
-from ..models import LiveConnection, Loss, Message, Queue, ServerProcess, new_queue, queue_id
-from . import devices, lingers
-from .base import MISSED_HEARTBEATS, Opened, Presence, Server
+from ..models import LiveConnection, Loss, Queue, ServerProcess, queue_id
+from . import lingers
+from .base import MISSED_HEARTBEATS, Presence, Server
 from .connecting import own_transaction
-from .limits import expire_queues
 from .rows import chunks, lock_queues
 
 
 def lease(now: datetime) -> datetime:
     """A server whose heartbeat is not younger than this is dead."""
     return now - timedelta(seconds=MISSED_HEARTBEATS * conf.get("SERVER_HEARTBEAT_SECONDS"))
-
-
-def attach(using: str, presence: Presence, policy: Policy, now: datetime) -> Opened:
-    line, id = presence.queue, queue_id(presence.queue)
-    connection = LiveConnection(
-        id=presence.id, queue_id=id, server_id=presence.server.id, client=presence.client, connected_at=now
-    )
-    with own_transaction(using):
-        _note(using, base_of(line), presence.policy, now, is_seen=base_of(line) == line)
-        if base_of(line) != line:
-            devices.arrive(using, line, policy, now)
-            _note(using, line, presence.policy, now, is_seen=True)
-        LiveConnection.objects.using(using).bulk_create([connection], ignore_conflicts=True)
-        expire_queues(using, [id], now)
-        waiting = Message.objects.using(using).filter(queue_id=id)[: policy.max_messages].count()
-        lost = losses(using, {id: line}).get(line, Losses())
-        lingering = lingers.take(using, id)
-    return Opened(waiting, lost, now, lingering)
-
-
-def _note(using: str, name: str, policy: str, now: datetime, *, is_seen: bool) -> None:
-    """A client has come to this queue or line, or (not ``is_seen``) to a line of it."""
-    known = Queue.objects.using(using).filter(pk=queue_id(name), name=name)
-    changes = {"policy": policy, "idle_since": now, **({"seen_at": now} if is_seen else {})}
-    if not known.update(**changes):
-        Queue.objects.using(using).bulk_create([new_queue(name, now)], ignore_conflicts=True)
-        if not known.update(**changes):
-            raise InvalidMessage("queue name", expected="one with an id of its own", got=name)
 
 
 def detach(using: str, presences: Collection[Presence], now: datetime) -> None:

@@ -82,6 +82,7 @@ class Storm:
     ledger: list[Entry] = field(default_factory=list)
     senders: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     excuse: Excuse = field(default_factory=Excuse)
+    events: list[str] = field(default_factory=list)  # what struck when, for those who look for a cause
     struck: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     between: Proxy = field(init=False)  # servers and the database
     layer: Proxy = field(init=False)  # servers and Redis
@@ -183,6 +184,7 @@ class Storm:
             asking.cancel()
         if how is signal.SIGKILL or status == -signal.SIGSEGV:  # Daphne may end in that way before its own shutdown
             self.excuse.killed[pid] = at
+        self.events.append(f"{at:.2f} {how.name} of {post.kind} {pid}, gone at {time.monotonic():.2f} with {status}")
         post.server = await self._start(post.kind, post.clock)
         post.proxy.port = post.server.port
 
@@ -246,6 +248,7 @@ class Storm:
             self.struck[fault.__name__] += 1
             began_at = time.monotonic()
             await fault()
+            self.events.append(f"{began_at:.2f} to {time.monotonic():.2f} {fault.__name__}")
             if fault in of_the_database:
                 self.excuse.outages.append((began_at, time.monotonic()))
             await asyncio.sleep(self.random.uniform(0, 0.5))

@@ -44,11 +44,12 @@ def check(
     *,
     can_restart: bool,
 ) -> None:
-    async def rage() -> tuple[Account, dict[str, int]]:
+    async def rage() -> tuple[Account, Storm]:
         async with Storm(database, redis, folder, SEED, can_restart) as storm:
-            return await storm.rage(seconds), storm.struck
+            return await storm.rage(seconds), storm
 
-    account, struck = asyncio.run(rage())
+    account, storm = asyncio.run(rage())
+    struck = storm.struck
     faults = f"{sum(struck.values())} faults {dict(sorted(struck.items()))}"
     left_out = f"; {clocks.MISSING}" if clocks.LIBRARY is None else ""
     report = f"{database.url.partition(':')[0]}, seed {SEED}, {seconds:g} s: {account}; {faults}{left_out}"
@@ -56,5 +57,5 @@ def check(
         os.write(1, f"\n{report}\n".encode())
     assert account.accepted - account.own_sends.total() > seconds, report
     wrong = [*account.lost, *account.out_of_order, *account.wrong_statuses]
-    assert not wrong, f"{report}\n" + "\n".join(wrong)
+    assert not wrong, f"{report}\n" + "\n".join([*wrong, *storm.events])
     assert account.application_repeats == 0, report
