@@ -121,6 +121,7 @@ class Hub:
             return
         link.stop()
         self.carry_out(link, link.connection.close(code, self.loop.time()))
+        self.own.keep(link)
         self._forget(link, lingers=lingers)
 
     def is_attached(self, queue: str, *, besides: Link | None = None) -> bool:

@@ -79,7 +79,7 @@ class OwnSends:
     def persist(self, link: Link, messages: tuple[Message, ...]) -> None:
         """Carry out a Persist. ``link.persisting`` is done when the store has answered."""
         if link.connection.state is State.CLOSED:
-            self._keep(link)
+            self.keep(link)
         link.persisting = self._loop.create_future()
         link.wake()
         link.persisting.add_done_callback(lambda future: future.cancelled() or future.exception())  # awaited or not
@@ -101,13 +101,14 @@ class OwnSends:
         else:
             self._carry_out(link, connection.persisted(_positions(written), now))
         if connection.state is State.CLOSED:
-            self._keep(link)
+            self.keep(link)
             if error is None:
                 sending.announce([link.queue])
         _tell(done, error)
         link.wake()
 
-    def _keep(self, link: Link) -> None:
+    def keep(self, link: Link) -> None:
+        """The connection is gone: it is an orphan as long as only memory has something of it. Idempotent."""
         if not link.connection.has_unstored:
             self.orphans.pop(link, None)
         elif link in self.orphans or len(self.orphans) < MAX_ORPHANS:

@@ -127,8 +127,8 @@ async def _cancel_others(spared: Collection[asyncio.Task[Any]] = ()) -> None:
 def _write_rest(hub: Hub) -> None:
     """Write what only the hub's memory has, in the calling thread: its loop runs no more."""
     for link in hub.links():
-        settled = hub.own.settle(link)
-        for action in [*settled, *link.connection.close(None, hub.loop.time()), *link.connection.rescue()]:
+        closed = link.connection.close(None, hub.loop.time())
+        for action in [*closed, *hub.own.settle(link), *link.connection.rescue()]:
             if isinstance(action, Acknowledge):
                 hub.acks.add(link.queue, action.positions)
             elif isinstance(action, Return):

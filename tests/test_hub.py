@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from netra_queue import WaitingMessage, conf, process
 from netra_queue.core.connection import Connection, Mode, State
-from netra_queue.core.message import Fate, LossReason
+from netra_queue.core.message import Draft, Fate, LossReason
+from netra_queue.core.policy import Policy
 from netra_queue.core.wire import Ack
 from netra_queue.exceptions import StoreUnavailable
 from netra_queue.hub import Hub
 from netra_queue.link import Link
 from netra_queue.permission import MayDeliver
 from netra_queue.stores import current_store
-from netra_queue.stores.base import Presence, Store
-from tests.making import get, make_draft, put
+from netra_queue.stores.base import Appended, Presence, Store
+from tests.making import get, make_draft, make_message, put
 from tests.waiting import await_until
 
 DIGEST = f"{__name__}.slow_digest"
@@ -230,3 +232,35 @@ def test_the_end_of_the_process_counts_too(store: Store, stops: bool) -> None:
     asyncio.run(left())
     process.close()
     assert get(store).messages[0].deliveries == 1
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_the_end_of_the_process_writes_what_was_sent_during_a_persist(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """The store has the first message in hand when the connection ends; nothing has told it of the others yet."""
+    append, is_slow = store.append, threading.Event()
+
+    def slow_append(drafts: Sequence[Draft], policies: Mapping[str, Policy]) -> list[Appended]:
+        is_slow.set()
+        assert may_go_on.wait(10)
+        return append(drafts, policies)
+
+    monkeypatch.setattr(store, "append", slow_append)
+
+    async def left() -> None:
+        hub = process.current_hub()
+        link, _ = await connect(hub)
+        await await_until(lambda: link.connection.state is State.LIVE)
+        for number in range(3):
+            message = replace(make_message(id=f"own{number}"), created_at=hub.now())
+            hub.carry_out(link, link.connection.send_own(message, hub.loop.time()))
+            if number == 0:
+                await await_until(is_slow.is_set)
+        if stops:
+            await process.stop_hub()
+
+    asyncio.run(left())
+    threading.Timer(0.1, may_go_on.set).start()
+    process.close()
+    assert [message.id for message in get(store).messages] == ["own0", "own1", "own2"]

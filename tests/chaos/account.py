@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.chaos.surfer import Surfer
 
@@ -147,14 +148,21 @@ def _repeats(surfer: Surfer, mine: Iterable[Entry], handled: Counter[Name]) -> i
 
 
 def _out_of_order(surfer: Surfer) -> list[str]:
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[str, str], dict[str, Any]] = {}
     wrong: list[str] = []
     for data in surfer.handled.values():
         line = data["sender"], data["priority"]
-        if data["number"] < last.get(line, 0):
-            wrong.append(f"{surfer.queue}/{surfer.client}: {line} {data['number']} after {last[line]}")
-        last[line] = max(data["number"], last.get(line, 0))
+        before = last.get(line, data)
+        if data["number"] < before["number"]:
+            wrong.append(f"{surfer.queue}/{surfer.client}: {_brief(data)} after {_brief(before)}")
+        else:
+            last[line] = data
     return wrong
+
+
+def _brief(data: dict[str, Any]) -> str:
+    at = f"{data['at']:.2f} over connection {data['connection']}"
+    return f"{data['sender']} {data['priority']} {data['number']} ({at})"
 
 
 def wrong_statuses(surfers: Iterable[Surfer], ledger: Iterable[Entry], states: Mapping[str, str]) -> Iterator[str]:

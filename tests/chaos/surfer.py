@@ -98,7 +98,8 @@ class Surfer:
             case "netra.messages":
                 for message in frame["messages"]:
                     self.wire += 1
-                    self.handled.setdefault(message["id"], message["data"] | {"priority": message["priority"]})
+                    more = {"priority": message["priority"], "at": time.monotonic(), "connection": self.connects}
+                    self.handled.setdefault(message["id"], message["data"] | more)
                 await self._ack(socket, frame["seq"] + len(frame["messages"]) - 1)
             case "netra.hello" | "netra.lost":
                 counts = frame.get("lost", frame)
