@@ -15,7 +15,7 @@ from ..core.policy import Overflow, Policy
 from ..exceptions import StoreUnavailable
 from ..ids import new_number
 from ..models import Body, Flag, queue_id
-from . import collapsing, inserting, limits, telling, tracking, watching
+from . import collapsing, inserting, limits, plain, seen, telling, tracking, watching
 from .connecting import is_in_transaction, own_transaction
 from .devices import targets
 from .rows import chunks, record_losses
@@ -59,10 +59,13 @@ class _Copy:
 def append(
     using: str, drafts: Sequence[Draft], policies: Mapping[str, Policy], now: datetime, *, is_repeat: bool
 ) -> list[Appended]:
+    if not is_repeat and (appended := plain.append(using, drafts, policies, now)) is not None:
+        return appended
     exact = not is_in_transaction(using)
     may_reject = any(policy.overflow is Overflow.REJECT for policy in policies.values())
     with own_transaction(using, savepoint=may_reject):
         lines = targets(using, {draft.queue for draft in drafts}, policies, now)
+        seen.note_lines(using, {queue_id(queue): map(queue_id, of) for queue, of in lines.items()})
         stored = _stored(using, drafts, lines) if is_repeat else {}
         fitting, too_large = split_by_size(_missing(drafts, stored), policies)
         firsts = use_keys(using, fitting, now)
