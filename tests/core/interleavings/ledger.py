@@ -38,8 +38,8 @@ class Ledger:
         self.given: set[int] = set()
         self.shared: set[str] = set()  # several lines got it
         self.counted: set[str] = set()  # dropped at once, in a line at least
-        self.returns: Counter[int] = Counter()
-        self.alone: Counter[int] = Counter()
+        self.deliveries: Counter[int] = Counter()  # that were returned, as far as they count
+        self.may_be_repeated: set[str] = set()  # on one connection: moved to and fro, or stored without an answer
         self.fates: Counter[str] = Counter()  # how often each has been seen: for whoever looks at what is played
 
     # --- time ---------------------------------------------------------------------------------------------------
@@ -62,6 +62,8 @@ class Ledger:
         new = [row for position, row in after.rows.items() if position not in before.rows]
         assert not any(row.position in self.ids for row in new), "no position is used twice"
         self.ids |= {row.position: row.id for row in new}
+        was = {position: row.line for position, row in before.rows.items()}
+        self.may_be_repeated |= {r.id for r in after.rows.values() if was.get(r.position, r.line) != r.line}
         return before, [row for position, row in before.rows.items() if position not in after.rows], new
 
     def _account(self, before: Sight, fates: Iterable[tuple[Row, Fates]]) -> None:
@@ -212,16 +214,19 @@ class Ledger:
         assert not acked & self.sight.rows.keys(), "what was acked is gone"
 
     def returned(self, returns: Sequence[Returned]) -> None:
-        for some in returns:
-            mine = [p for p in some.positions if p in self.sight.rows and self.sight.rows[p].line == some.queue]
-            self.returns.update(mine)
-            self.alone.update(mine if some.is_alone else [])
-        most = self.policy.max_deliveries
-        self._audited(
-            lambda: self.store.returned(returns),
-            lambda row: {Fate.DEAD} if self.returns[row.position] >= most and self.alone[row.position] else set(),
-        )
-        assert not any(self.alone[position] >= most for position in self.sight.rows), "delivered too often"
+        dead = {position for some in returns for position in self._count(some)}
+        self._audited(lambda: self.store.returned(returns), lambda row: {Fate.DEAD} if row.position in dead else set())
+        assert not dead & self.sight.rows.keys(), "delivered too often"
+        assert all(row.deliveries == self.deliveries[row.position] for row in self.sight.rows.values())
+
+    def _count(self, some: Returned) -> Iterable[int]:
+        """In company, a message gets no further than to travel alone. Yields those that were delivered too often."""
+        for position in some.positions:
+            if position not in self.sight.rows or self.sight.rows[position].line != some.queue:
+                continue
+            self.deliveries[position] += some.is_alone or self.deliveries[position] < self.policy.alone_from
+            if some.is_alone and self.deliveries[position] >= self.policy.max_deliveries:
+                yield position
 
     def waiting(self, lines: Collection[str]) -> set[str]:
         found = self.unchanged(lambda: self.store.waiting(lines))

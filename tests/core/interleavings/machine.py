@@ -8,42 +8,38 @@ from hypothesis.stateful import precondition, rule
 from netra_queue.core.connection import Acknowledge, Settle
 from netra_queue.core.message import Priority
 from netra_queue.core.wire import Ack
-from netra_queue.exceptions import QueueFull
 from tests.core.interleavings.sight import DEVICES, LINES, QUEUE
-from tests.core.interleavings.stage import FOREVER, Stage, choose, make_own
-from tests.making import make_draft
+from tests.core.interleavings.stage import FOREVER, Stage, choose
 
 INDEX = st.integers(0, 9)
-MOST_SOCKETS, MOST_SERVED = 3, 12
+LINE = st.sampled_from([QUEUE, QUEUE, QUEUE, *DEVICES])
+PRIORITY = st.sampled_from(Priority)
+COLLAPSE = st.sampled_from([None] * 4 + ["progress"])
+MOST_SOCKETS, MOST_SERVED, MOST_IN_A_BURST = 3, 12, 6
 
 
 class Interleavings(Stage):
-    # --- who is there ---------------------------------------------------------------------------------------------
-
     # --- senders and bells ----------------------------------------------------------------------------------------
 
-    @rule(
-        line=st.sampled_from([QUEUE, QUEUE, QUEUE, *DEVICES]),
-        priority=st.sampled_from(Priority),
-        is_short=st.booleans(),
-        is_large=st.booleans(),
-        collapse=st.sampled_from([None, None, "progress"]),
-    )
+    @rule(line=LINE, priority=PRIORITY, is_short=st.booleans(), is_large=st.booleans(), collapse=COLLAPSE)
     def send(self, line: str, priority: Priority, is_short: bool, is_large: bool, collapse: str | None) -> None:
         """The bells are on their way then; see ``ring`` and ``lose_bells``."""
         ttl = 3 if is_short and self.is_tight else FOREVER
         text = f'{{"n":{len(self.ledger.sent)}' + (f',"text":"{"x" * 40}"}}' if is_large else "}")
-        draft = make_draft(line, text, priority=priority, ttl=ttl, collapse=collapse)
-        self.accept(draft.id, priority, text, ttl, collapse)
-        self.ledger.by_others.add(draft.id)
-        try:
-            (answer,) = self.ledger.append([draft], self.ledger.policy)
-        except QueueFull:
-            self.refused.add(draft.id)
-            return
-        held = self.ledger.holders(answer.lines)
-        for process in self.processes:
-            process.bells += held.get(process.server.id, [])
+        self.send_one(line, priority, text, ttl, collapse)
+
+    @rule(line=LINE, key=st.sampled_from(["progress", "state"]))
+    def send_newest(self, line: str, key: str) -> None:
+        self.send_one(line, Priority.NORMAL, f'{{"n":{len(self.ledger.sent)}}}', FOREVER, key)
+
+    @rule(sends=st.lists(st.tuples(LINE, PRIORITY) | INDEX, min_size=2, max_size=MOST_IN_A_BURST))
+    def burst(self, sends: list[tuple[str, Priority] | int]) -> None:
+        """By others and by consumers themselves, before anybody gets to anything else."""
+        for one in sends:
+            if not isinstance(one, int):
+                self.send_one(*one, f'{{"n":{len(self.ledger.sent)}}}', FOREVER, None)
+            elif self.has(lambda s: s.waits_for is None):
+                self.send_one_own(*self.pick(one, lambda s: s.waits_for is None))
 
     @precondition(lambda self: any(p.bells for p in self.processes))
     @rule(index=INDEX, which=INDEX, is_doubled=st.booleans())
@@ -67,9 +63,12 @@ class Interleavings(Stage):
 
     # --- time and upkeep ------------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 2.0, 20.0]), are_stuck=st.booleans())
+    @rule(
+        seconds=st.sampled_from([0.1, 0.5, 1.0, 2.0, 20.0, 40.0]),
+        are_stuck=st.sampled_from([False, False, False, True]),
+    )
     def time_passes(self, seconds: float, are_stuck: bool) -> None:
-        """``are_stuck``: no process gets its heartbeat out."""
+        """``are_stuck``: no process gets its heartbeat out, or polls."""
         self.now += seconds
         self.ledger.advance(seconds)
         for process in self.processes:
@@ -77,6 +76,8 @@ class Interleavings(Stage):
                 process.carry_out(socket, socket.connection.tick(self.now), self.now)
             if not are_stuck:
                 self.beat(process)
+                process.shall_poll = True
+        self.shall_sweep = True
         self.ticked_at = self.now
 
     @rule(limit=st.integers(0, 3))
@@ -149,15 +150,7 @@ class Interleavings(Stage):
     @rule(index=INDEX)
     def send_own(self, index: int) -> None:
         """Also from a task of the consumer's that has outlived the socket."""
-        process, socket = self.pick(index, lambda s: s.waits_for is None)
-        text = f'{{"own":{len(self.ledger.sent)}}}'
-        message = make_own(text, self.store)
-        self.accept(message.id, message.priority, text, self.ledger.policy.ttl_for(message.priority))
-        socket.own.append(message.id)
-        actions = socket.connection.send_own(message, self.now)
-        if socket.connection.must_wait(message.id):
-            socket.waits_for = message.id
-        process.carry_out(socket, actions, self.now)
+        self.send_one_own(*self.pick(index, lambda s: s.waits_for is None))
 
     @precondition(lambda self: self.has(lambda s: s.persists))
     @rule(index=INDEX)
@@ -174,6 +167,7 @@ class Interleavings(Stage):
         if commits:
             process.append(socket, messages)
             self.is_doubled = True
+            self.ledger.may_be_repeated |= {message.id for message in messages}
         if socket.waits_for is not None:
             socket.connection.withdraw(socket.waits_for)
             self.refused.add(socket.waits_for)
@@ -189,16 +183,15 @@ class Interleavings(Stage):
     def deliver(self, index: int) -> None:
         self.pick(index, lambda s: s.wire)[1].receive(self.ledger)
 
-    @precondition(lambda self: self.has(lambda s: s.has_client and (s.received_seq > s.acked_seq or s.owes_ack)))
+    @precondition(lambda self: self.has(lambda s: s.may_ack))
     @rule(index=INDEX, back=st.sampled_from([0, 0, 1, 2]))
     def ack(self, index: int, back: int) -> None:
-        """All that the client has, or a part of it. It arrives with ``hear``."""
-        _, socket = self.pick(index, lambda s: s.has_client and (s.received_seq > s.acked_seq or s.owes_ack))
+        """All that the client has, or a part of it."""
+        _, socket = self.pick(index, lambda s: s.may_ack)
         seq = max(socket.acked_seq, socket.received_seq - back)
         if seq == socket.acked_seq and not socket.owes_ack:
             return  # it would say that the client has heard of losses
-        socket.acknowledge(seq)
-        self.processed |= socket.processed(seq)
+        self.acknowledge(socket, seq)
 
     @precondition(lambda self: self.has(lambda s: s.is_open and s.acks))
     @rule(index=INDEX)
@@ -226,5 +219,3 @@ class Interleavings(Stage):
         process, socket = self.pick(index, lambda s: s.has_client)
         for _ in range(MOST_SERVED):
             self.work_off(process, socket)
-
-    # --- what must hold -------------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from enum import Enum, auto
+from functools import partial
+from random import Random
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -13,9 +16,9 @@ from netra_queue import conf
 from netra_queue.core.connection import PERSIST_AFTER_SECONDS, Connection, Mode
 from netra_queue.core.message import Message, Priority
 from netra_queue.core.wire import text_payload
-from netra_queue.exceptions import TooManyDevices
+from netra_queue.exceptions import QueueFull, TooManyDevices
 from tests.core.interleavings.ledger import Ledger
-from tests.core.interleavings.sight import DEVICES, QUEUE, Sent, StandingMemoryStore, StandingStore
+from tests.core.interleavings.sight import DEVICES, LINES, QUEUE, Sent, StandingMemoryStore, StandingStore
 from tests.core.interleavings.world import Process, Socket
 from tests.making import make_draft, make_presence
 
@@ -37,7 +40,25 @@ POLICIES = {
 }
 FOR_DEAD_SECONDS = 30
 PROCESSES = 2
+MOST_SWEPT = 100
+PACES = (0, 1, 5, MOST_DRAINED := 20)
 Item = TypeVar("Item")
+
+
+class Side(Enum):
+    """Who takes a step."""
+
+    BELLS = auto()
+    READS = auto()
+    CLIENTS = auto()
+    WRITES = auto()
+    PERSISTS = auto()
+    POLLS = auto()
+    UPKEEP = auto()
+
+
+Step = tuple[Side, Callable[[], object]]
+SLOW = [frozenset[Side]()] * 10 + [frozenset({side}) for side in Side] + [frozenset(Side)]
 
 
 class Stage(RuleBasedStateMachine):
@@ -48,17 +69,27 @@ class Stage(RuleBasedStateMachine):
         self.processed: set[str] = set()  # by a client, which has sent the ack
         self.refused: set[str] = set()  # the sender got an error
         self.died: set[str] = set()  # own sends of a process that was killed
+        self.shall_sweep = False  # upkeep gets to it some time
         self.is_doubled = False  # an append was made again whose first commit nobody heard of
 
     def make_store(self) -> StandingStore:
         return StandingMemoryStore()
 
-    @initialize(policy=st.sampled_from(sorted(POLICIES)))
-    def begin(self, policy: str) -> None:
+    @initialize(
+        policy=st.sampled_from(sorted(POLICIES)),
+        slow=st.sampled_from(SLOW),
+        lines=st.lists(st.sampled_from(LINES), max_size=2),
+        seed=st.integers(0, 2**16),
+    )
+    def begin(self, policy: str, slow: frozenset[Side], lines: list[str], seed: int) -> None:
+        """``slow``: whose steps only rules take, so that much is pending. ``seed``: for the steps of the others."""
+        self.slow, self.chance = slow, Random(seed)
         self.ledger = Ledger(self.store, conf.policy(policy))
         self.is_tight = policy != "default"
         self.processes = [Process(self.ledger) for _ in range(PROCESSES)]
         self.past: list[Socket] = []  # of processes that are gone
+        for process, line in zip(self.processes, lines, strict=False):
+            self.open(process, line)
 
     def some(self, wanted: Callable[[Socket], object]) -> list[tuple[Process, Socket]]:
         return [(process, socket) for process in self.processes for socket in process.sockets if wanted(socket)]
@@ -72,6 +103,29 @@ class Stage(RuleBasedStateMachine):
     def accept(self, id: str, priority: Priority, text: str, ttl: float, collapse: str | None = None) -> None:
         expires_at = self.store.now() + timedelta(seconds=ttl)
         self.ledger.sent[id] = Sent(priority, text, len(self.ledger.sent), expires_at, collapse)
+
+    def send_one(self, line: str, priority: Priority, text: str, ttl: float, collapse: str | None) -> None:
+        draft = make_draft(line, text, priority=priority, ttl=ttl, collapse=collapse)
+        self.accept(draft.id, priority, text, ttl, collapse)
+        self.ledger.by_others.add(draft.id)
+        try:
+            (answer,) = self.ledger.append([draft], self.ledger.policy)
+        except QueueFull:
+            self.refused.add(draft.id)
+            return
+        held = self.ledger.holders(answer.lines)
+        for process in self.processes:
+            process.bells += held.get(process.server.id, [])
+
+    def send_one_own(self, process: Process, socket: Socket) -> None:
+        text = f'{{"own":{len(self.ledger.sent)}}}'
+        message = make_own(text, self.store)
+        self.accept(message.id, message.priority, text, self.ledger.policy.ttl_for(message.priority))
+        socket.own.append(message.id)
+        actions = socket.connection.send_own(message, self.now)
+        if socket.connection.must_wait(message.id):
+            socket.waits_for = message.id
+        process.carry_out(socket, actions, self.now)
 
     def beat(self, process: Process) -> None:
         process.beat()
@@ -125,25 +179,71 @@ class Stage(RuleBasedStateMachine):
         process.detached.clear()
         process.write()
 
-    def work_off(self, process: Process, socket: Socket) -> bool:
-        """One step of one connection's. False: there is nothing to do."""
+    # --- what is pending ------------------------------------------------------------------------------------------
+
+    def steps_of(self, process: Process, socket: Socket) -> Iterator[Step]:
+        """What this connection and its client would do next, each as soon as it likes."""
         if socket.wire:
-            socket.receive(self.ledger)
-        elif socket.batch:
-            process.take(socket, self.now)
+            yield Side.CLIENTS, partial(socket.receive, self.ledger)
+        if socket.batch:
+            yield Side.READS, partial(process.take, socket, self.now)
         elif socket.request:
-            process.read(socket)
+            yield Side.READS, partial(process.read, socket)
         elif socket.wants_read:
-            process.begin_read(socket)
-        elif socket.acks:
-            process.hear(socket, self.now)
+            yield Side.READS, partial(process.begin_read, socket)
+        if socket.is_open and socket.acks:
+            yield Side.CLIENTS, partial(process.hear, socket, self.now)
+        if socket.may_ack:
+            yield Side.CLIENTS, partial(self.acknowledge, socket, socket.received_seq)
+        if socket.persists:
+            yield Side.PERSISTS, partial(process.persist, socket, self.now)
+
+    def steps(self) -> Iterator[Step]:
+        for process in self.processes:
+            if process.bells:
+                yield Side.BELLS, partial(self.ring_first, process)
+            for socket in process.sockets:
+                yield from self.steps_of(process, socket)
+            if process.has_writes:
+                yield Side.WRITES, process.write
+            if process.shall_poll:
+                yield Side.POLLS, partial(process.poll, self.now)
+        if self.shall_sweep:
+            yield Side.UPKEEP, self.sweep
+
+    def ring_first(self, process: Process) -> None:
+        process.ring([process.bells.pop(0)], self.now)
+
+    def sweep(self) -> None:
+        self.shall_sweep = False
+        self.ledger.sweep(MOST_SWEPT)
+
+    def acknowledge(self, socket: Socket, seq: int) -> None:
+        """The client has processed all up to this delivery. Its ack arrives with ``hear``."""
+        socket.acknowledge(seq)
+        self.processed |= socket.processed(seq)
+
+    def work_off(self, process: Process, socket: Socket) -> bool:
+        """One step for one connection, the most urgent one. False: there is nothing to do."""
+        for _, step in self.steps_of(process, socket):
+            step()
+            return True
+        if process.has_writes:
             process.write()
-        elif socket.received_seq > socket.acked_seq or socket.owes_ack:
-            socket.acknowledge(socket.received_seq)
-            self.processed |= socket.processed(socket.received_seq)
-        else:
-            return False
-        return True
+            return True
+        return False
+
+    @invariant()
+    def work_goes_on(self) -> None:
+        """Between any two rules, as it would by itself: not at all, a little, or for a good while."""
+        if not hasattr(self, "processes"):
+            return
+        for _ in range(self.chance.choice(PACES)):
+            pending = [step for side, step in self.steps() if side not in self.slow]
+            if not pending:
+                return
+            self.chance.choice(pending)()
+            self.memory_is_bounded()
 
     @invariant()
     def memory_is_bounded(self) -> None:
@@ -168,7 +268,7 @@ class Stage(RuleBasedStateMachine):
         if self.ledger.books.presences:  # of processes that were killed
             self.ledger.advance(2 * FOR_DEAD_SECONDS)
             self.ledger.reap()
-            self.ledger.expire_lines()
+        self.ledger.expire_lines()
         processed = frozenset(self.processed)
         for line in [*DEVICES, QUEUE]:
             self.drain(line, processed)

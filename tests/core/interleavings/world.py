@@ -66,6 +66,10 @@ class Socket:
         return self.is_open and not self.is_cut
 
     @property
+    def may_ack(self) -> bool:
+        return self.has_client and (self.received_seq > self.acked_seq or self.owes_ack)
+
+    @property
     def link(self) -> Link:
         """For what it makes of own sends on their way to the store."""
         return Link(
@@ -93,6 +97,7 @@ class Socket:
         assert frame["seq"] == self.received_seq + 1, "deliveries are numbered without a gap"
         for seq, message in enumerate(frame["messages"], frame["seq"]):
             assert json.dumps(message["data"], separators=(",", ":")) == ledger.sent[message["id"]].text
+            assert message["id"] not in self.received or message["id"] in ledger.may_be_repeated
             self.in_frames[seq] = message["id"]
             self.received.append(message["id"])
             self.received_seq = seq
@@ -134,6 +139,7 @@ class Process:
     detached: list[Presence] = field(default_factory=list)
     is_known: bool = False
     shall_attach_again: bool = False
+    shall_poll: bool = False
 
     def attached(self) -> list[Socket]:
         return [socket for socket in self.sockets if socket.is_open]
@@ -150,6 +156,7 @@ class Process:
                 self.carry_out(socket, socket.connection.ring(), now)
 
     def poll(self, now: float) -> None:
+        self.shall_poll = False
         lines = sorted({socket.line for socket in self.attached()})
         told = {record for _, records in self.settles for record in records}
         told = told.union(*(socket.connection.told() for socket in self.sockets))
@@ -171,6 +178,8 @@ class Process:
                 p for p in self.acked & self.ledger.sight.rows.keys() if self.ledger.sight.rows[p].line == socket.line
             }
             assert mine <= socket.request.excluded, "what was acked is not delivered again while the ack is under way"
+            in_flight = set(socket.connection._in_flight.positions)
+            assert in_flight <= socket.request.excluded, "what is in flight is not read again"
 
     def read(self, socket: Socket) -> None:
         request, socket.request = socket.request, None
@@ -198,6 +207,10 @@ class Process:
         self.detached.append(socket.presence)
 
     # --- writes that may fail -------------------------------------------------------------------------------------
+
+    @property
+    def has_writes(self) -> bool:
+        return bool(self.acks.unwritten() or self.returns or self.settles or self.detached)
 
     def write(self, *, fails: bool = False, happens: bool = True) -> None:
         """Acks, returns, settled losses, connections that are gone. What failed may have happened all the same."""
