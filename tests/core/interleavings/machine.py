@@ -79,6 +79,8 @@ class Interleavings(Stage):
                 process.shall_poll = True
         self.shall_sweep = True
         self.ticked_at = self.now
+        for _, socket in self.some(lambda s: True):
+            self.check_age(socket)
 
     @rule(limit=st.integers(0, 3))
     def keep_up(self, limit: int) -> None:
