@@ -149,10 +149,9 @@ class Ledger:
         if self.is_expired(row):
             return Fate.EXPIRED
         mine = self.sent[row.id].collapse
-        if mine is not None and mine in {draft.collapse for draft in drafts}:
-            assert row.position not in self.given, "what a connection was sent is not superseded"
-            return Fate.SUPERSEDED
-        return Fate.DROPPED
+        is_newest = mine is None or mine not in {draft.collapse for draft in drafts}
+        was_sent = row.position in self.given  # to a connection: not superseded, but a full queue may drop it
+        return Fate.DROPPED if is_newest or was_sent else Fate.SUPERSEDED
 
     def _check_overflow(self, line: str, dropped: Collection[Row], policy: Policy) -> None:
         """What was dropped is not more urgent than what stayed, from the right end, and no more than had to go."""
