@@ -139,6 +139,7 @@ class Faults:
 
     async def step_the_databases_clock(self) -> None:
         assert self.storm.database.clock is not None
+        self.storm.excuse.has_stepped_clock = True
         self._step(self.storm.database.clock)
 
     async def step_a_servers_clock(self) -> None:
