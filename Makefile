@@ -54,7 +54,8 @@ worker: $(STAMP) ## a Celery worker for the example (CELERY_BROKER_URL); Ctrl-C 
 beat: $(STAMP) ## Celery Beat with the schedule of the database
 	@$(FOREGROUND) $(RUN)/celery --app project beat --loglevel INFO; exit $$?
 
-bench: $(STAMP) ## a message to 100,000 queues, and the admin's lists with a million messages (PostgreSQL)
+bench: $(STAMP) ## half an hour: beside plain Channels, raw SQL, Mosquitto and Socket.IO (PostgreSQL, Redis)
+	@$(RUN)/python -m benchmarks
 	@$(RUN)/python benchmarks/group_send.py
 	@$(RUN)/python benchmarks/admin_lists.py
 

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Positions = Mapping[str, Collection[int]]  # by queue
-COLLECT_SECONDS = 0.005
+COLLECT_SECONDS = 0.025  # nobody waits for these, and the fewer the statements, the more room for what is waited for
 LEFT_OVER_SECONDS = 0.05
 TRY_AGAIN_SECONDS = 1.0
 

@@ -19,7 +19,7 @@ from asgiref.sync import sync_to_async
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
-from . import wakeup
+from . import hearing, wakeup
 from .core.waiting import WaitingMessage
 from .endpoint import Endpoint
 from .exceptions import InvalidMessage, NotAuthenticated
@@ -142,7 +142,7 @@ class _BaseQueueMixin(_Consumer):
     @channel_receive.setter
     def channel_receive(self, receive: Callable[[], Awaitable[Any]]) -> None:
         """Channels sets this before it receives: an error of the layer shall not end the connection."""
-        self._netra_channel_receive = wakeup.Ear(wakeup.patient(receive, self._netra_rejoin))
+        self._netra_channel_receive = hearing.Ear(hearing.patient(receive, self._netra_rejoin))
 
     @property
     def channel_layer(self) -> Any:

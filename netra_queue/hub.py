@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 COLLECT_SECONDS = 0.005
 TICK_SECONDS = 0.25
+LOOK_AGAIN_SECONDS = 0.25
 TRY_AGAIN_SECONDS = 1.0
 DIGEST_THREADS = 2  # of their own: the project's code may hang, and must not take the store's threads with it
 
@@ -113,7 +114,12 @@ class Hub:
             return opened.lingering
         link.start(lambda seq: self._written(link, seq))
         self.carry_out(link, link.connection.opened(waiting=opened.waiting, losses=opened.losses, at=opened.at))
+        self.loop.call_later(LOOK_AGAIN_SECONDS, self._look_again, link)
         return opened.lingering
+
+    def _look_again(self, link: Link) -> None:
+        """A sender that looked who is connected just before, and committed after the first read, rang for nobody."""
+        self.carry_out(link, link.connection.ring())
 
     def release(self, link: Link, code: int | None, *, lingers: bool = False) -> None:
         """The socket is gone, and its consumer may linger. Never waits: see ``link.persisting``. Idempotent."""

@@ -11,6 +11,7 @@ that it, too, belongs to the transaction there.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ async def asend_many(messages: Iterable[tuple[str, Any]], **options: Unpack[Send
     if not is_known:
         await answered(writer.run(partial(policies.make_known, store, queues)))
     appended = await in_time(writer.asubmit(drafts, limits))
-    announce(_rung(appended))
+    _announce(appended)
     return _receipts(drafts, appended)
 
 
@@ -172,6 +173,21 @@ def announce(queues: Collection[str]) -> None:
     wakeup.ring(queues, _holders)
 
 
+def _announce(appended: Iterable[Appended]) -> None:
+    """Ring for the lines that hold something new; where the append has found out who holds them, nobody asks again."""
+    unknown: set[str] = set()
+    known: set[str] = set()
+    holders: dict[str, set[str]] = defaultdict(set)
+    for answer in appended:
+        (unknown if answer.servers is None else known).update(answer.lines)
+        for server in answer.servers or ():
+            holders[server].update(answer.lines)
+    if unknown:
+        announce(unknown)
+    if known:
+        wakeup.ring(known, _holders, holders)
+
+
 def _holders(queues: Collection[str]) -> Mapping[str, Collection[str]]:
     store = current_store()
     return store.in_own_thread(lambda: store.holders(queues))
@@ -187,7 +203,7 @@ def _send(messages: Iterable[tuple[str, Any]], options: Options) -> list[Receipt
     drafts = _drafts(entries, limits, options)
     store.after_commit(partial(policies.make_known, store, queues))
     appended = store.append(drafts, limits)
-    store.after_commit(partial(announce, _rung(appended)))
+    store.after_commit(partial(_announce, appended))
     return _receipts(drafts, appended)
 
 
@@ -221,11 +237,6 @@ def _drafts(entries: Sequence[tuple[str, Payload]], limits: Mapping[str, Policy]
         )
         for queue, payload in entries
     ]
-
-
-def _rung(appended: Iterable[Appended]) -> set[str]:
-    """The lines that hold something new."""
-    return {line for answer in appended for line in answer.lines}
 
 
 def _receipts(drafts: Sequence[Draft], appended: Sequence[Appended]) -> list[Receipt]:

@@ -99,14 +99,16 @@ class PerProcess(Generic[Kept]):
     def __init__(self, make: Callable[[], Kept]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._pid = 0
         self._value: Kept | None = None
         os.register_at_fork(after_in_child=self._forget)
 
     def get(self) -> Kept:
+        value = self._value
+        if value is not None:
+            return value
         with self._lock:
-            if self._value is None or self._pid != os.getpid():
-                self._value, self._pid = self._make(), os.getpid()
+            if self._value is None:
+                self._value = self._make()
             return self._value
 
     def take(self) -> Kept | None:

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import functools
 import logging
 import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from channels.exceptions import InvalidChannelLayerError
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 Lookup = Callable[[Collection[str]], Mapping[str, Collection[str]]]
 Look = Collection[str] | None  # names of queues; None: look at all of them
-Receive = Callable[[], Awaitable[Any]]
+
 BELL = "netra.bell"
 ARRIVED = "netra.arrived"
 SEND_TIMEOUT_SECONDS = 2.0
@@ -46,8 +47,9 @@ FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 5.0
 JOIN_AGAIN_SECONDS = 30.0
 QUEUES_PER_BELL = 200
-SILENCE_SECONDS = 0.2  # a layer that has had nothing for a channel for so long has given all it had
-SILENCE_CHECK_SECONDS = 0.02
+PAUSE_SECONDS = 0.005  # between bells: a bell costs a sender as much as its message, and the next one tells of both
+
+
 MOST_QUEUES = 2000  # a server is told to look at everything, rather than of more than these
 EXIT_SECONDS = 1.0  # how long the end of a process waits for its last bells
 
@@ -74,16 +76,19 @@ def unregister_local(server_id: str) -> None:
 # --- the sender's side ---------------------------------------------------------------------------------------------
 
 
-def ring(queues: Collection[str], lookup: Lookup) -> None:
+def ring(queues: Collection[str], lookup: Lookup, holders: Mapping[str, Collection[str]] | None = None) -> None:
     """Tell those who hold connections of these queues to look. Returns at once; thread-safe; never raises.
 
     ``lookup`` gives the servers that hold them, by server id; it is called in another thread, once for all queues
-    that were rung meanwhile.
+    that were rung meanwhile. ``holders``: the same where it is known already.
     """
     for callback in list(_local.values()):
         callback(queues)
     try:
-        _ringer.get().ring(queues, lookup, is_told=True)
+        if holders is None:
+            _ringer.get().ring(queues, lookup, is_told=True)
+        elif others := {server: held for server, held in holders.items() if server not in _local}:
+            _ringer.get().tell(others)
     except RuntimeError:  # no thread can be started any more: the interpreter is shutting down
         logger.debug("bell not rung at shutdown", extra={"action": "bell_dropped"})
 
@@ -109,6 +114,7 @@ class _Ringer:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._rung: dict[tuple[Lookup, bool], set[str]] = {}
+        self._held: dict[str, set[str]] = defaultdict(set)
         self._closed = False
         self._at_end: Callable[[], None] = lambda: None
         self._leave_alone_until = 0.0
@@ -121,6 +127,13 @@ class _Ringer:
             self._rung.setdefault((lookup, is_told), set()).update(names)
             self._changed.notify()
 
+    def tell(self, holders: Mapping[str, Collection[str]]) -> None:
+        """Ring for these servers."""
+        with self._changed:
+            for server, names in holders.items():
+                self._held[server].update(names)
+            self._changed.notify()
+
     def close(self, timeout_seconds: float, at_end: Callable[[], None]) -> None:
         with self._changed:
             self._closed, self._at_end = True, at_end
@@ -129,14 +142,18 @@ class _Ringer:
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
-            while rung := self._next():
+            while any(work := self._next()):
+                rung, held = work
                 for (lookup, is_told), names in rung.items():
-                    self._look_up_and_ring(runner, lookup, names, is_told)
+                    self._ring(runner, partial(lookup, names), is_told)
+                if held:
+                    self._ring(runner, lambda: held, is_told=True)  # noqa: B023  called at once
+                time.sleep(PAUSE_SECONDS)
         self._at_end()
 
-    def _look_up_and_ring(self, runner: asyncio.Runner, lookup: Lookup, names: set[str], is_told: bool) -> None:
+    def _ring(self, runner: asyncio.Runner, find: Callable[[], Mapping[str, Collection[str]]], is_told: bool) -> None:
         try:
-            servers = lookup(names)
+            servers = find()
             if not is_told:
                 _ring_local(servers)
             runner.run(self._ring_others(servers))
@@ -144,13 +161,14 @@ class _Ringer:
             reason = str(error) or type(error).__name__
             logger.warning("bells not rung: %s", reason, extra={"action": "bell_failed"})
 
-    def _next(self) -> dict[tuple[Lookup, bool], set[str]]:
-        """What was rung meanwhile; nothing: the end."""
+    def _next(self) -> tuple[dict[tuple[Lookup, bool], set[str]], dict[str, set[str]]]:
+        """What was rung meanwhile, without and with its holders; nothing: the end."""
         with self._changed:
-            while not self._rung and not self._closed:
+            while not self._rung and not self._held and not self._closed:
                 self._changed.wait()
             rung, self._rung = self._rung, {}
-            return rung
+            held, self._held = self._held, defaultdict(set)
+            return rung, held
 
     async def _ring_others(self, servers: Mapping[str, Collection[str]]) -> None:
         layer = get_layer()
@@ -197,7 +215,7 @@ def _bells(held: Sequence[str]) -> list[dict[str, Any]]:
 
 def _make_ringer() -> _Ringer:
     """A short process (a command, a script) rings before it ends: see ``process`` for when that has to be."""
-    getattr(threading, "_register_atexit", atexit.register)(functools.partial(close, EXIT_SECONDS))
+    getattr(threading, "_register_atexit", atexit.register)(partial(close, EXIT_SECONDS))
     return _Ringer()
 
 
@@ -337,59 +355,3 @@ class GroupMemory:
         """Join them again. Raises what the layer raises."""
         for group, channel in list(self._joined):
             await self._layer.group_add(group, channel)
-
-
-class Ear:
-    """A consumer's ``channel_receive`` that knows whether something has come."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._waits_since: float | None = None
-
-    async def __call__(self) -> Any:
-        self._waits_since = time.monotonic()
-        try:
-            return await self._receive()
-        finally:
-            self._waits_since = None
-
-    async def silence(self, seconds: float = SILENCE_SECONDS) -> None:
-        """Return when the consumer has dealt with everything and nothing has come for so long. May be cancelled."""
-        while self._waits_since is None or time.monotonic() - self._waits_since < seconds:  # noqa: ASYNC110  time passes
-            await asyncio.sleep(SILENCE_CHECK_SECONDS)
-
-
-def patient(receive: Receive, rejoin: Callable[[], Awaitable[None]]) -> Receive:
-    """A consumer's ``channel_receive`` that outlives its layer: without it, an error there ends the connection.
-
-    It can be cancelled, whatever the layer does about that. After an error it waits, with backoff, calls ``rejoin``
-    (the layer may have forgotten the consumer's groups), and goes on receiving.
-    """
-
-    @functools.wraps(receive)
-    async def receive_patiently() -> Any:
-        backoff = FIRST_BACKOFF_SECONDS
-        while True:
-            try:
-                return await cancellable(receive())
-            except Exception as error:
-                logger.warning(
-                    "a consumer cannot receive from the channel layer: %s",
-                    str(error) or type(error).__name__,
-                    extra={"action": "layer_failed"},
-                )
-            backoff = await _wait_and_rejoin(backoff, rejoin)
-
-    return receive_patiently
-
-
-async def _wait_and_rejoin(backoff: float, rejoin: Callable[[], Awaitable[None]]) -> float:
-    while True:
-        await asyncio.sleep(backoff * random.uniform(0.5, 1))
-        backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-        try:
-            await rejoin()
-        except Exception as error:
-            logger.debug("groups not joined again: %s", error, extra={"action": "layer_failed"})
-        else:
-            return backoff

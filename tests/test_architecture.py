@@ -45,6 +45,7 @@ ALLOWED = {
     "own_sends": VERBS | {"sending", "link"},
     "returns": VERBS | {"link", "acks", "complaints"},
     "replaying": VERBS | {"link", "acks"},
+    "hearing": {"cancelling"},
     "reads": VERBS | {"link", "acks", "complaints", "permission"},
     "lingering": VERBS,
     "hub": VERBS

@@ -10,7 +10,7 @@ import pytest
 
 from netra_queue import cancelling
 from netra_queue.cancelling import LoopStopped, cancel_all, cancellable, on_loop
-from netra_queue.wakeup import patient
+from netra_queue.hearing import patient
 from tests.waiting import await_until
 
 pytestmark = pytest.mark.asyncio

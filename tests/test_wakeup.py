@@ -15,8 +15,9 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 import netra_queue
 from netra_queue import testing, wakeup
+from netra_queue.hearing import Ear, patient
 from netra_queue.stores import current_store
-from netra_queue.wakeup import BELL, Ear, GroupMemory, group_of, listen, patient, ring, tell_arrived
+from netra_queue.wakeup import BELL, GroupMemory, group_of, listen, ring, tell_arrived
 from tests.making import HERE, THERE, make_policy, make_presence
 from tests.waiting import await_until, wait_until
 
@@ -165,7 +166,7 @@ def test_a_broken_layer_is_no_concern_of_a_senders_and_is_left_alone(
         lookups.append(set(queues))
         return {"server-1": sorted(queues)}
 
-    with caplog.at_level(logging.WARNING, "netra_queue.wakeup"):
+    with caplog.at_level(logging.WARNING, "netra_queue"):
         ring(["user.1"], lookup)
         wait_until(lambda: "the layer is away" in caplog.text)
     layer.is_broken = False

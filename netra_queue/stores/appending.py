@@ -10,12 +10,12 @@ from hashlib import blake2b
 from typing import TypeVar
 
 from .. import models
-from ..core.message import Draft, Fate, LossReason
+from ..core.message import Draft, Fate, LossReason, Outcome
 from ..core.policy import Overflow, Policy
 from ..exceptions import StoreUnavailable
 from ..ids import new_number
 from ..models import Body, Flag, queue_id
-from . import collapsing, inserting, limits, plain, seen, telling, tracking, watching
+from . import collapsing, inserting, limits, seen, telling, tracking, watching
 from .connecting import is_in_transaction, own_transaction
 from .devices import targets
 from .rows import chunks, record_losses
@@ -59,13 +59,12 @@ class _Copy:
 def append(
     using: str, drafts: Sequence[Draft], policies: Mapping[str, Policy], now: datetime, *, is_repeat: bool
 ) -> list[Appended]:
-    if not is_repeat and (appended := plain.append(using, drafts, policies, now)) is not None:
-        return appended
-    exact = not is_in_transaction(using)
+    found = targets(using, {draft.queue for draft in drafts}, policies, now)
+    lines, exact = found.lines, not is_in_transaction(using)
+    if not is_repeat and _are_plain(using, drafts, lines, policies, now):
+        return _append_plain(using, drafts, lines, found.servers if exact else None, now)
     may_reject = any(policy.overflow is Overflow.REJECT for policy in policies.values())
     with own_transaction(using, savepoint=may_reject):
-        lines = targets(using, {draft.queue for draft in drafts}, policies, now)
-        seen.note_lines(using, {queue_id(queue): map(queue_id, of) for queue, of in lines.items()})
         stored = _stored(using, drafts, lines) if is_repeat else {}
         fitting, too_large = split_by_size(_missing(drafts, stored), policies)
         firsts = use_keys(using, fitting, now)
@@ -82,6 +81,51 @@ def append(
         _count_too_large(using, too_large, lines, now)
     superseded = {draft.id for draft in drafts} - {*there, *firsts, *(draft.id for draft in too_large)}
     return [answer(draft, firsts, kept, there, superseded) for draft in drafts]
+
+
+def _are_plain(
+    using: str,
+    drafts: Sequence[Draft],
+    lines: Mapping[str, Sequence[str]],
+    policies: Mapping[str, Policy],
+    now: datetime,
+) -> bool:
+    """Whether nothing hangs on these messages, each for one line that is far from full: their rows are all there is."""
+    if any(len(of) > 1 for of in lines.values()):
+        return False
+    for draft in drafts:
+        if draft.key is not None or draft.collapse is not None or draft.track:
+            return False
+        policy = policies[draft.queue]
+        if draft.payload.size > policy.max_message_bytes or watching.due_at(draft, policy, now) is not None:
+            return False
+    added = growth((lines[draft.queue][0], draft.payload.size) for draft in drafts)
+    if sum(one.size for one in added.values()) > INSERT_BYTES:
+        return False
+    of_lines = {queue_id(lines[queue][0]): (added[lines[queue][0]], policy) for queue, policy in policies.items()}
+    return seen.far_from_full(using, of_lines) == of_lines.keys()
+
+
+def _append_plain(
+    using: str,
+    drafts: Sequence[Draft],
+    lines: Mapping[str, tuple[str, ...]],
+    servers: Mapping[str, tuple[str, ...]] | None,
+    now: datetime,
+) -> list[Appended]:
+    """One statement, and so no transaction of its own. In a caller's, others may be ``servers`` when that commits."""
+    rows = [_Copy(draft, lines[draft.queue][0], None, Flag(0)).row(now) for draft in drafts]
+    found = inserting.insert(using, rows)
+    return [
+        Appended(
+            draft.id,
+            Outcome.QUEUED,
+            found[row.key],
+            lines[draft.queue],
+            None if servers is None else servers.get(lines[draft.queue][0], ()),
+        )
+        for draft, row in zip(drafts, rows, strict=True)
+    ]
 
 
 def place(using: str, draft: Draft, lines: Sequence[str], policy: Policy, now: datetime) -> dict[str, int]:

@@ -17,9 +17,10 @@ from django.db.models import Exists, OuterRef, QuerySet
 from .. import conf
 from ..core.message import Fate, base_of, client_of
 from ..core.policy import Policy
-from ..models import CollapseSlot, Flag, LiveConnection, Loss, Message, Queue, queue_id
+from ..models import CollapseSlot, Flag, LiveConnection, Loss, Message, Queue, ServerProcess, queue_id
 from . import collapsing
 from .connecting import own_transaction
+from .presence import lease
 from .removal import remove
 from .rows import CHUNK, chunks, delete, hold, lock, lock_queues, skipping_locked
 from .values import Line
@@ -39,46 +40,56 @@ class _Row:
         return self.is_connected or self.seen_at > now - timedelta(seconds=policy.line_seconds)
 
 
-def targets(
-    using: str, queues: Collection[str], policies: Mapping[str, Policy], now: datetime
-) -> dict[str, tuple[str, ...]]:
-    """The lines that what is sent to each of these queues (or lines) goes to, in order of name."""
-    bases = {queue_id(name): name for name in queues if not client_of(name)}
-    since: dict[datetime, list[int]] = defaultdict(list)
-    for id, name in bases.items():
-        since[now - timedelta(seconds=policies[name].line_seconds)].append(id)
-    found: dict[int, list[str]] = defaultdict(list)
-    for moment, ids in since.items():
-        for chunk in chunks(ids):
-            for base, line in _in_use(using, chunk, moment):
-                found[base].append(line)
-    in_use = {bases[id]: tuple(sorted(of)) for id, of in found.items()}
-    return {name: in_use.get(name, (name,)) for name in queues}
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where messages go. ``lines``: by queue (or line), in order of name. ``servers``: those that hold each line."""
+
+    lines: Mapping[str, tuple[str, ...]]
+    servers: Mapping[str, tuple[str, ...]]
 
 
-def _in_use(using: str, bases: Sequence[int], since: datetime) -> list[tuple[int, str]]:
-    """The lines in use of these queues, each with its queue's id; a queue itself is one of its lines.
+def targets(using: str, queues: Collection[str], policies: Mapping[str, Policy], now: datetime) -> Targets:
+    """The lines that what is sent to each of these queues (or lines) goes to, and who is to hear of it."""
+    since: dict[datetime, list[str]] = defaultdict(list)
+    for name in queues:
+        since[now - timedelta(seconds=policies[name].line_seconds)].append(name)
+    lines: dict[str, set[str]] = defaultdict(set)
+    servers: dict[str, tuple[str, ...]] = {}
+    for moment, names in since.items():
+        for chunk in chunks(names):
+            for line, there in _in_use(using, chunk, moment, now):
+                if base_of(line) in chunk:
+                    lines[base_of(line)].add(line)
+                servers[line] = tuple(sorted(set(there.split(",")))) if there else ()
+    return Targets({name: tuple(sorted(lines[name])) if name in lines else (name,) for name in queues}, servers)
 
-    One statement, by hand: every send asks this.
+
+def _in_use(using: str, names: Sequence[str], since: datetime, now: datetime) -> list[tuple[str, str | None]]:
+    """The lines in use of these queues, a queue itself being one of its lines, and lines that are named themselves.
+
+    Each with the ids of its servers, joined by commas. One statement, by hand: every send asks this.
     """
     connection = connections[using]
-    queue, live = (connection.ops.quote_name(model._meta.db_table) for model in (Queue, LiveConnection))
-    ids = ",".join(map(str, bases))
-    is_connected = f"EXISTS (SELECT 1 FROM {live} c WHERE c.queue_id = q.id)"
-    in_use = f"q.seen_at IS NOT NULL AND (q.seen_at > %s OR {is_connected})"
-    parts = [
-        f"SELECT q.{column}, q.name FROM {queue} q WHERE q.{column} IN ({ids}) AND {in_use}"
-        for column in ("parent_id", "id")
-    ]
+    queue, live, server = (
+        connection.ops.quote_name(model._meta.db_table) for model in (Queue, LiveConnection, ServerProcess)
+    )
+    ids = ",".join(str(queue_id(name)) for name in names)
+    joined = "string_agg(c.server_id, ',')" if connection.vendor == "postgresql" else "group_concat(c.server_id)"
     with connection.cursor() as cursor:
-        cursor.execute(" UNION ALL ".join(parts), [connection.ops.adapt_datetimefield_value(since)] * len(parts))
+        cursor.execute(
+            f"SELECT q.name, (SELECT {joined} FROM {live} c JOIN {server} s ON s.id = c.server_id "
+            f"WHERE c.queue_id = q.id AND s.heartbeat_at > %s) FROM {queue} q "
+            f"WHERE (q.parent_id IN ({ids}) OR q.id IN ({ids})) AND q.seen_at IS NOT NULL "
+            f"AND (q.seen_at > %s OR EXISTS (SELECT 1 FROM {live} c WHERE c.queue_id = q.id))",
+            [connection.ops.adapt_datetimefield_value(moment) for moment in (lease(now), since)],
+        )
         return list(cursor.fetchall())
 
 
 def destination(using: str, line: str, policy: Policy, now: datetime) -> tuple[str, ...]:
     """Where a message that was in this line may go again: there, or to the lines in use instead of it."""
     base = base_of(line)
-    in_use = targets(using, [base], {base: policy}, now)[base]
+    in_use = targets(using, [base], {base: policy}, now).lines[base]
     return (line,) if line in in_use else in_use
 
 

@@ -54,11 +54,22 @@ class Row:
 def insert(using: str, rows: Sequence[Row]) -> dict[Key, int]:
     """Insert in this order. Returns the positions, which rise in it."""
     connection = connections[using]
+    if len(rows) == 1 and connection.features.can_return_columns_from_insert:
+        return _insert_one(using, rows[0])
     if connection.vendor == "postgresql":
         return _insert_json(using, _POSTGRESQL, json.dumps([_named(row) for row in rows], ensure_ascii=False))
     if connection.vendor == "sqlite" and connection.features.can_return_columns_from_insert:
         return _insert_json(using, _SQLITE, json.dumps([_listed(row, connection) for row in rows], ensure_ascii=False))
     return _insert_values(using, rows)
+
+
+def _insert_one(using: str, row: Row) -> dict[Key, int]:
+    connection = connections[using]
+    table, values = connection.ops.quote_name(Message._meta.db_table), _listed(row, connection)
+    with connection.cursor() as cursor:
+        marks = ", ".join(["%s"] * len(values))
+        cursor.execute(f"INSERT INTO {table} ({COLUMNS}) VALUES ({marks}, 0) RETURNING id", values)
+        return {row.key: cursor.fetchone()[0]}
 
 
 def _insert_json(using: str, statement: str, rows: str) -> dict[Key, int]:

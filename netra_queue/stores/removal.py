@@ -76,7 +76,7 @@ def _ack_plain(using: str, wanted: Iterable[tuple[int, int]], now: datetime) -> 
     table = connections[using].ops.quote_name(Message._meta.db_table)
     for chunk in chunks(sorted(wanted)):
         pairs = [list(column) for column in zip(*chunk, strict=True)]
-        with own_transaction(using), connections[using].cursor() as cursor:
+        with connections[using].cursor() as cursor:
             cursor.execute(
                 f"WITH mine AS (SELECT m.id FROM unnest(%s::bigint[], %s::bigint[]) AS w(id, queue_id) JOIN {table} m "
                 f"USING (id, queue_id) WHERE m.flags = 0 ORDER BY m.id FOR UPDATE OF m SKIP LOCKED) "
@@ -85,7 +85,7 @@ def _ack_plain(using: str, wanted: Iterable[tuple[int, int]], now: datetime) -> 
                 pairs,
             )
             acked = [Held(*row) for row in cursor.fetchall()]
-            _see_off(using, acked, Fate.ACKED, now)
+        _see_off(using, acked, Fate.ACKED, now)
         removed |= {(held.position, held.queue) for held in acked}
     return removed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from ..core.policy import Growth, Policy
 
@@ -19,8 +19,6 @@ SEEN_QUEUES = 10_000
 
 _lock = threading.Lock()
 _seen: dict[tuple[str, int], tuple[float, int, int, Growth]] = {}  # counted when, messages and size then; added since
-
-_lines: dict[tuple[str, int], frozenset[int]] = {}  # by queue
 
 
 def far_from_full(using: str, added: Mapping[int, tuple[Growth, Policy]]) -> set[int]:
@@ -48,26 +46,10 @@ def note(using: str, totals: Iterable[tuple[int, tuple[int, int]]]) -> None:
             _seen[using, id] = (now, messages, size, Growth(0, 0))
 
 
-def lines_of(using: str, queue: int) -> Collection[int] | None:
-    """The ids of the lines that this queue's messages last went to; None: not known."""
-    with _lock:
-        return _lines.get((using, queue))
-
-
-def note_lines(using: str, lines: Mapping[int, Iterable[int]]) -> None:
-    """What is sent to these queues goes to these lines now."""
-    with _lock:
-        if len(_lines) > SEEN_QUEUES:
-            _lines.clear()
-        for queue, ids in lines.items():
-            _lines[using, queue] = frozenset(ids)
-
-
 def forget() -> None:
     """Count all queues again the next time."""
     with _lock:
         _seen.clear()
-        _lines.clear()
 
 
 def _begin_anew() -> None:
@@ -75,7 +57,6 @@ def _begin_anew() -> None:
     global _lock
     _lock = threading.Lock()
     _seen.clear()
-    _lines.clear()
 
 
 os.register_at_fork(after_in_child=_begin_anew)

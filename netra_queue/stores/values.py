@@ -18,13 +18,15 @@ class Appended:
     """What became of one draft. ``id``: the first message's for a duplicate.
 
     ``lines``: those that hold it now, the queue itself if it has no others; none unless it is queued. ``position``: its
-    place in the first of them.
+    place in the first of them. ``servers``: the ids of those that held connections of its lines just before, if the
+    append has found out on its way; None: it has not.
     """
 
     id: str
     outcome: Outcome
     position: int | None = None
     lines: tuple[str, ...] = ()
+    servers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
