@@ -264,3 +264,16 @@ def test_the_end_of_the_process_writes_what_was_sent_during_a_persist(
     threading.Timer(0.1, may_go_on.set).start()
     process.close()
     assert [message.id for message in get(store).messages] == ["own0", "own1", "own2"]
+
+
+def test_what_a_sender_that_saw_no_connection_wrote_waits_for_no_poll(store: Store, settings: Any) -> None:
+    """It looked who is connected before this connection was, and wrote after its first read: no bell rings."""
+    settings.NETRA_QUEUE = {**settings.NETRA_QUEUE, "POLL_SECONDS": 600}
+
+    async def rang_for_nobody(hub: Hub) -> None:
+        link, frames = await connect(hub)
+        await await_until(lambda: link.connection.state is State.LIVE)
+        put(current_store(), make_draft(text='"late"'))
+        await await_until(lambda: any('"late"' in frame for frame in frames))
+
+    play(rang_for_nobody)
