@@ -51,6 +51,7 @@ Result = TypeVar("Result")
 COLLECT_SECONDS = 0.005
 TICK_SECONDS = 0.25
 LOOK_AGAIN_SECONDS = 0.25
+ATTACH_TOGETHER = 500
 TRY_AGAIN_SECONDS = 1.0
 DIGEST_THREADS = 2  # of their own: the project's code may hang, and must not take the store's threads with it
 
@@ -312,7 +313,8 @@ class Hub:
     async def _attach_again(self) -> None:
         self._shall_attach_again = False
         links = [link for links in self._links.values() for link in links if not _is_gone(link)]
-        await asyncio.gather(*map(self._attach_link_again, links))
+        for start in range(0, len(links), ATTACH_TOGETHER):  # each waits for its answer no longer than for any other
+            await asyncio.gather(*map(self._attach_link_again, links[start : start + ATTACH_TOGETHER]))
         self._shall_poll.set()
 
     async def _attach_link_again(self, link: Link) -> None:
