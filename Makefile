@@ -55,6 +55,7 @@ beat: $(STAMP) ## Celery Beat with the schedule of the database
 	@$(FOREGROUND) $(RUN)/celery --app project beat --loglevel INFO; exit $$?
 
 bench: $(STAMP) ## half an hour: beside plain Channels, raw SQL, Mosquitto and Socket.IO (PostgreSQL, Redis)
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@$(RUN)/python -m benchmarks
 	@$(RUN)/python benchmarks/group_send.py
 	@$(RUN)/python benchmarks/admin_lists.py

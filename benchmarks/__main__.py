@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks import places, report
 
-NAMES = ("live", "own_sends", "enqueueing", "replaying", "crowd", "growth")
+NAMES = ("live", "own_sends", "enqueueing", "replaying", "crowd", "jitter", "growth")
 
 
 def main(names: list[str]) -> None:
@@ -24,8 +24,23 @@ def main(names: list[str]) -> None:
                 figures.append(figure)
         path = report.write(figures, environment, " ".join(["python -m benchmarks", *names]))
         say("", f"written: {path.relative_to(places.ROOT)}")
+        draw(figures)
     finally:
         places.close()
+
+
+def draw(figures: list[report.Figure]) -> None:
+    """A plot for each letter. Without matplotlib, none."""
+    from benchmarks import plots
+
+    for letter in sorted({figure.letter for figure in figures}):
+        path = report.RESULTS / f"{letter}.svg"
+        try:
+            plots.draw(figures, letter, path)
+        except ImportError:
+            say("no plots: there is no matplotlib (benchmarks/requirements.txt)")
+            return
+        say(f"written: {path.relative_to(places.ROOT)}")
 
 
 def say(*lines: str) -> None:

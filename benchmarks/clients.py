@@ -27,6 +27,7 @@ class Client:
     is_durable: bool
     received: int = 0
     repeats: int = 0
+    sent_at: list[float] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)  # from sending to receiving, in seconds
     last_at: float = 0.0
     keeps: bool = False  # ids, to know repeats
@@ -101,6 +102,7 @@ class Client:
             self.ids.add(id)
         self.received += 1
         if "at" in data:
+            self.sent_at.append(data["at"])
             self.delays.append(self.last_at - data["at"])
 
     def _ack_soon(self) -> None:

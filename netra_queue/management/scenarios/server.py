@@ -24,6 +24,7 @@ TOKEN = "NETRA_SCENARIOS_TOKEN"
 OVERRIDES = "NETRA_SCENARIOS_SETTINGS"  # JSON: keys of NETRA_QUEUE that tests want otherwise
 APPLICATION = "netra_queue.management.scenarios.application.application"
 START_SECONDS = 30.0
+GRACE_SECONDS = 10  # a connection that came as Uvicorn stopped listening is asked to go by nobody
 STOP_SECONDS = 45.0  # an idle server ends in less than a second; a database that stalls may take its deadlines
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -139,7 +140,14 @@ def main(kind: str, port: str, path: str) -> None:
     if kind == "uvicorn":
         import uvicorn
 
-        uvicorn.run(application, host="127.0.0.1", port=int(port), log_level="warning", lifespan="off")
+        uvicorn.run(
+            application,
+            host="127.0.0.1",
+            port=int(port),
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
     else:
         from daphne.endpoints import build_endpoint_description_strings
         from daphne.server import Server as Daphne
