@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from enum import IntFlag
+from functools import lru_cache
 from typing import Any
 
 from django.db import models
@@ -18,7 +19,10 @@ from django.utils.translation import gettext_lazy as _
 
 from .core.message import Fate, LossReason, PayloadKind, Priority, base_of
 
+KNOWN_IDS = 10_000  # that a process keeps: a message asks for its queue's several times
 
+
+@lru_cache(maxsize=KNOWN_IDS)
 def queue_id(name: str) -> int:
     """The id of the queue with this name: 63 bits of its BLAKE2b digest.
 

@@ -23,6 +23,8 @@ from .values import Batch
 
 READS_PER_STATEMENT = 100
 STEPS_PAST = 8
+KINDS = {kind.value: kind for kind in PayloadKind}  # quicker than to call the enums, once per message
+PRIORITIES = {priority.value: priority for priority in Priority}
 SHORT_BYTES = 2_048  # a payload of at most this size is read with its row
 ORM_COLUMNS = ("id", "priority", "size", "deliveries", "uid", "kind", "created_at", "flags")
 AGE = ORM_COLUMNS.index("created_at")
@@ -129,8 +131,8 @@ def _messages(using: str, rows: Mapping[int, _Row]) -> dict[int, Message]:
         position: Message(
             position=position,
             id=row.uid,
-            payload=Payload(PayloadKind(row.kind), text, row.size),
-            priority=Priority(row.priority),
+            payload=Payload(KINDS[row.kind], text, row.size),
+            priority=PRIORITIES[row.priority],
             created_at=row.created_at,
             deliveries=row.deliveries,
         )

@@ -48,7 +48,7 @@ def _see_off(using: str, messages: Collection[Held], fate: Fate, now: datetime) 
 def ack(using: str, positions: Mapping[str, Collection[int]], now: datetime) -> dict[str, set[int]]:
     """Remove what was acked. Returns the positions that are in other hands."""
     owners = {queue_id(name): name for name in positions}
-    wanted = {(position, queue_id(name)) for name, some in positions.items() for position in some}
+    wanted = {(position, id) for id, name in owners.items() for position in positions[name]}
     if connections[using].vendor == "postgresql":
         wanted -= _ack_plain(using, wanted, now)
     left: dict[str, set[int]] = defaultdict(set)

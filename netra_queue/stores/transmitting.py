@@ -14,10 +14,11 @@ from .connecting import own_transaction
 from .rows import chunks, lock
 
 PAUSES_SECONDS = (0.01, 0.02, 0.04)
+_NOTED, _TRANSMITTED = int(Flag.TRACKED | Flag.COLLAPSING), int(Flag.TRANSMITTED)  # enums are slow, once per message
 
 
 def first_time(flags: int) -> bool:
-    return bool(flags & (Flag.TRACKED | Flag.COLLAPSING)) and not flags & Flag.TRANSMITTED
+    return bool(flags & _NOTED) and not flags & _TRANSMITTED
 
 
 def mark(using: str, flags: Mapping[int, int], now: datetime, pauses: Sequence[float] = PAUSES_SECONDS) -> set[int]:
