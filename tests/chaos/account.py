@@ -82,8 +82,8 @@ class Excuse:
 
     def covers(self, entry: Entry) -> bool:
         """Whether its process never had the database in reach for OWN_SECONDS on end before it was killed."""
-        end = self.killed.get(entry.pid, 0.0)
-        if entry.persist != "on_disconnect" or entry.at > end:
+        end = self.killed.get(entry.pid)
+        if entry.persist != "on_disconnect" or end is None:
             return False
         since = entry.at
         for start, until in sorted(self.outages):

@@ -183,7 +183,7 @@ class Storm:
         finally:
             asking.cancel()
         if how is signal.SIGKILL or status == -signal.SIGSEGV:  # Daphne may end in that way before its own shutdown
-            self.excuse.killed[pid] = at
+            self.excuse.killed[pid] = time.monotonic()
         self.events.append(f"{at:.2f} {how.name} of {post.kind} {pid}, gone at {time.monotonic():.2f} with {status}")
         post.server = await self._start(post.kind, post.clock)
         post.proxy.port = post.server.port
