@@ -21,6 +21,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from netra_queue import testing
+from netra_queue.hub import LOOK_AGAIN_SECONDS
 from netra_queue.management.scenarios import server as servers
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
@@ -101,6 +102,11 @@ async def answers(client: Client) -> None:
     before = len(client.frames("netra.pong"))
     await client.send({"type": "netra.ping"})
     await client.until(lambda: len(client.frames("netra.pong")) > before)
+
+
+async def has_looked_again() -> None:
+    """A new connection looks for messages once more by itself: what comes after this came in another way."""
+    await asyncio.sleep(2 * LOOK_AGAIN_SECONDS)
 
 
 async def stat(queue: str) -> QueueStat:

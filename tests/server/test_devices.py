@@ -16,7 +16,7 @@ from netra_queue.core.wire import CloseCode
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
 from tests.conftest import CONCURRENT_DATABASES_HERE, needs_redis
-from tests.server.conftest import World, holds, live, new_queue, play
+from tests.server.conftest import World, has_looked_again, holds, live, new_queue, play
 from tests.settings import REDIS_URL
 from tests.waiting import await_until
 
@@ -235,6 +235,7 @@ async def sent_before_it_came(alias: str, queue: str, client: Client) -> AsyncIt
     await begun.wait()
     async with client:
         await live(client)
+        await has_looked_again()
         go_on.set()
         await sending
         yield

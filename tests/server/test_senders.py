@@ -19,7 +19,7 @@ from django.db import connections, transaction
 import netra_queue
 from tests.conftest import CONCURRENT_DATABASES_HERE, needs_redis
 from tests.making import rolled_back
-from tests.server.conftest import World, answers, holds, live, new_queue, play, stat
+from tests.server.conftest import World, answers, has_looked_again, holds, live, new_queue, play, stat
 from tests.server.test_ends import told_of_dropped
 from tests.settings import REDIS_URL
 
@@ -105,6 +105,7 @@ def test_the_lower_id_commits_last(concurrent_world: World, concurrent_database:
                 await netra_queue.asend(queue, "higher")
                 assert await client.take(1) == ["higher"]
                 await holds(queue, 0)
+                await has_looked_again()
             assert await client.take(2) == ["higher", "lower"]
         await holds(queue, 0)
 
@@ -131,6 +132,7 @@ def test_a_long_transaction_holds_back_its_own_messages_only(concurrent_world: W
                 await client.disconnect()
                 await client.connect()
                 await live(client)
+                await has_looked_again()
             assert (await client.take(12))[10:] == ["held 1", "held 2"]
         await netra_queue.asend(queue, "last")
         async with client:
