@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from . import conf
 from .acks import Call
 from .core.policy import Policy
-from .exceptions import NetraQueueError, StoreUnavailable
+from .deadline import in_time
+from .exceptions import NetraQueueError
 from .stores.base import Opened, Presence, Store
 
 COLLECT_SECONDS = 0.001
@@ -38,12 +38,7 @@ class Arrivals:
         future: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
         self._waiting.append((presence, policy, future))
         self._has_waiting.set()
-        seconds = conf.get("STORE_TIMEOUT_SECONDS")
-        try:
-            async with asyncio.timeout(seconds):
-                return await future
-        except TimeoutError as error:
-            raise StoreUnavailable(f"no answer within {seconds} seconds") from error
+        return await in_time(future)
 
     async def begin(self) -> None:
         """Wait until some have come, and begin to attach them."""

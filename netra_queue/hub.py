@@ -34,7 +34,7 @@ from .core.actions import Acknowledge, Action, Close, Persist, Read, Return, Set
 from .core.connection import State
 from .core.message import client_of
 from .core.wire import CloseCode
-from .exceptions import StoreUnavailable
+from .deadline import in_time
 from .lingering import Lingering
 from .link import Link
 from .own_sends import OwnSends
@@ -190,12 +190,7 @@ class Hub:
         return await self._call_in(self._digest_pool, work)
 
     async def _call_in(self, pool: Pool, work: Callable[[], Result]) -> Result:
-        seconds = conf.get("STORE_TIMEOUT_SECONDS")
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.wrap_future(pool.submit(work))
-        except TimeoutError as error:
-            raise StoreUnavailable(f"no answer within {seconds} seconds") from error
+        return await in_time(asyncio.wrap_future(pool.submit(work)))
 
     def now(self) -> datetime:
         """The store's time, as far as it is known without asking."""

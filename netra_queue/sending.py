@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +20,11 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from asgiref.sync import AsyncToSync, sync_to_async
 
-from . import conf, policies, wakeup
+from . import policies, wakeup
 from .core.message import Draft, Payload, Priority
 from .core.policy import Policy
-from .exceptions import InvalidMessage, MessageTooLarge, StoreUnavailable
+from .deadline import in_time
+from .exceptions import InvalidMessage, MessageTooLarge
 from .ids import new_id
 from .receipts import Receipt, refuse_event_loop
 from .stores import current_store
@@ -42,6 +43,7 @@ from .validation import (
 )
 
 Answer = TypeVar("Answer")
+MAY_BE_WRITTEN = "; the message may still be written"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,24 +137,14 @@ async def asend_many(messages: Iterable[tuple[str, Any]], **options: Unpack[Send
     drafts = _drafts(entries, limits, wanted)
     if not is_known:
         await answered(writer.run(partial(policies.make_known, store, queues)))
-    appended = await in_time(writer.asubmit(drafts, limits))
+    appended = await in_time(writer.asubmit(drafts, limits), MAY_BE_WRITTEN)
     _announce(appended)
     return _receipts(drafts, appended)
 
 
 async def answered(future: Future[Answer]) -> Answer:
-    """What the store answers. Raises StoreUnavailable when it takes longer than STORE_TIMEOUT_SECONDS."""
-    return await in_time(asyncio.wrap_future(future))
-
-
-async def in_time(answer: Awaitable[Answer]) -> Answer:
-    """``answered`` for what the running event loop can wait for."""
-    seconds = conf.get("STORE_TIMEOUT_SECONDS")
-    try:
-        async with asyncio.timeout(seconds):
-            return await answer
-    except TimeoutError as error:
-        raise StoreUnavailable(f"no answer within {seconds} seconds; the message may still be written") from error
+    """What the store answers to a verb. Raises StoreUnavailable when it takes longer than STORE_TIMEOUT_SECONDS."""
+    return await in_time(asyncio.wrap_future(future), MAY_BE_WRITTEN)
 
 
 async def asend_to_user(user: Any, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
