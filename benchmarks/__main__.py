@@ -17,14 +17,14 @@ def main(names: list[str]) -> None:
     try:
         environment = places.describe()
         say(*environment, "", report.HEAD)
-        figures = []
         for name in names or NAMES:
+            figures = []
             for figure in import_module(f"benchmarks.{name}").figures():
                 say(str(figure))
                 figures.append(figure)
-        path = report.write(figures, environment, " ".join(["python -m benchmarks", *names]))
-        say("", f"written: {path.relative_to(places.ROOT)}")
-        draw(figures)
+            path = report.write(figures, environment)
+            say("", f"written: {path.relative_to(places.ROOT)}")
+            draw(figures)
     finally:
         places.close()
 

@@ -64,7 +64,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def write(figures: Iterable[Figure], environment: Sequence[str], command: str) -> Path:
+def write(figures: Iterable[Figure], environment: Sequence[str]) -> Path:
     """Add these figures to today's file, in place of those of the same letters. Returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}.json"
@@ -73,9 +73,7 @@ def write(figures: Iterable[Figure], environment: Sequence[str], command: str) -
     letters = {figure["letter"] for figure in new}
     kept = [figure for figure in known if figure["letter"] not in letters]
     rows = sorted([*kept, *new], key=lambda figure: figure["letter"])
-    path.write_text(
-        json.dumps({"environment": list(environment), "command": command, "figures": rows}, indent=1) + "\n"
-    )
+    path.write_text(json.dumps({"environment": list(environment), "figures": rows}, indent=1) + "\n")
     lines = [HEAD, *(str(Figure(**row)) for row in rows)]
     path.with_suffix(".md").write_text("\n".join([*(f"- {line}" for line in environment), "", *lines]) + "\n")
     return path
