@@ -19,16 +19,16 @@ _Waiting = tuple[Presence, Policy, asyncio.Future[Opened]]
 
 
 class Arrivals:
-    """``detach`` is called for a connection that was attached when nobody waited for that any more."""
+    """``on_late`` is called for a connection that was attached when nobody waited for that any more."""
 
     def __init__(
         self,
         store: Store,
         call: Call,
         background: Callable[[Awaitable[None]], None],
-        detach: Callable[[Presence], None],
+        on_late: Callable[[Presence], None],
     ) -> None:
-        self._store, self._call, self._background, self._detach = store, call, background, detach
+        self._store, self._call, self._background, self._on_late = store, call, background, on_late
         self._waiting: list[_Waiting] = []
         self._has_waiting = asyncio.Event()
         self._turns = asyncio.Semaphore(CONCURRENT_CALLS)
@@ -61,7 +61,7 @@ class Arrivals:
             self._turns.release()
         for (presence, _, future), answer in zip(arrivals, answers, strict=True):
             if future.done():
-                self._detach(presence)
+                self._on_late(presence)
             elif isinstance(answer, Exception):
                 future.set_exception(answer)
             else:

@@ -68,7 +68,7 @@ class Hub:
         self._links: dict[str, set[Link]] = defaultdict(set)
         self.acks, self.withheld = Acks(), Acks()
         self._reads = Reads(self)
-        self._arrivals = Arrivals(self.store, self.call, self.background, self._detach)
+        self._arrivals = Arrivals(self.store, self.call, self.background, self._attached_late)
         self.returns = Returns(self.store, self.call)
         self._replaying = Replaying(self.store, self.call, self._call_for_digest)
         self.own = OwnSends(self.loop, self.carry_out, self._from_thread)
@@ -117,6 +117,11 @@ class Hub:
         self.carry_out(link, link.connection.opened(waiting=opened.waiting, losses=opened.losses, at=opened.at))
         self.loop.call_later(LOOK_AGAIN_SECONDS, self._look_again, link)
         return opened.lingering
+
+    def _attached_late(self, presence: Presence) -> None:
+        """Nobody waits for that any more. A connection that is there all the same stays attached."""
+        if all(link.presence.id != presence.id for link in self._links.get(presence.queue, ())):
+            self._detach(presence)
 
     def _look_again(self, link: Link) -> None:
         """A sender that looked who is connected just before, and committed after the first read, rang for nobody."""

@@ -277,3 +277,26 @@ def test_what_a_sender_that_saw_no_connection_wrote_waits_for_no_poll(store: Sto
         await await_until(lambda: any('"late"' in frame for frame in frames))
 
     play(rang_for_nobody)
+
+
+def test_a_connection_that_is_attached_again_too_late_stays_attached(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach_all, is_done = store.attach_all, threading.Event()
+
+    def slow_attach_all(arrivals: Sequence[tuple[Presence, Policy]]) -> Any:
+        assert may_go_on.wait(10)
+        answers = attach_all(arrivals)
+        is_done.set()
+        return answers
+
+    async def stays(hub: Hub) -> None:
+        await connect(hub)
+        monkeypatch.setattr(store, "attach_all", slow_attach_all)
+        await hub._attach_again()  # gives up after STORE_TIMEOUT_SECONDS
+        may_go_on.set()
+        await await_until(is_done.is_set)
+        await asyncio.sleep(0.1)  # a detachment would be written within 5 ms
+        assert store.stat("user.1").connections == 1
+
+    play(stays)
