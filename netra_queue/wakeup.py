@@ -32,19 +32,17 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 
 from . import conf
 from .cancelling import cancellable
+from .hearing import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
 from .threads import PerProcess
 
 logger = logging.getLogger(__name__)
 
 Lookup = Callable[[Collection[str]], Mapping[str, Collection[str]]]
 Look = Collection[str] | None  # names of queues; None: look at all of them
-
 BELL = "netra.bell"
 ARRIVED = "netra.arrived"
 SEND_TIMEOUT_SECONDS = 2.0
 LEAVE_ALONE_SECONDS = 1.0
-FIRST_BACKOFF_SECONDS = 0.1
-LONGEST_BACKOFF_SECONDS = 5.0
 JOIN_AGAIN_SECONDS = 30.0
 QUEUES_PER_BELL = 200
 PAUSE_SECONDS = 0.005  # between bells: a bell costs a sender as much as its message, and the next one tells of both

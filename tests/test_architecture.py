@@ -34,7 +34,7 @@ ALLOWED = {
     "ids": set(),
     "deadline": BASE | {"conf"},
     "stores": GROUND | {"threads"},
-    "wakeup": GROUND | {"threads", "cancelling"},
+    "wakeup": GROUND | {"threads", "cancelling", "hearing"},
     "receipts": VERBS,
     "sending": VERBS | {"receipts"},
     "groups": VERBS | {"sending", "receipts"},

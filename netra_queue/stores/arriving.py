@@ -14,7 +14,7 @@ from ..exceptions import InvalidMessage, TooManyDevices
 from ..models import LiveConnection, Message, Queue, new_queue, queue_id
 from . import devices, lingers, presence
 from .connecting import own_transaction
-from .limits import expire_queues
+from .limits import expire_queues, totals
 from .rows import chunks, lock_queues
 from .values import Opened, Presence
 
@@ -129,13 +129,5 @@ def _waiting(using: str, ids: Collection[int], now: datetime) -> dict[int, int]:
     due = [id for id, (_, due) in found.items() if due]
     if due:
         expire_queues(using, due, now)
-        return _counts(using, ids)
+        found |= totals(using, due)
     return {id: count for id, (count, _) in found.items()}
-
-
-def _counts(using: str, ids: Collection[int]) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for chunk in chunks(sorted(ids)):
-        rows = Message.objects.using(using).filter(queue_id__in=chunk).order_by().values_list("queue_id")
-        found |= dict(rows.annotate(Count("id")))
-    return found

@@ -23,14 +23,12 @@ from ..models import Body, LiveConnection, Loss, Membership, Message, Queue, gro
 from . import crowding
 from .appending import release_keys, use_keys
 from .connecting import own_transaction
+from .inserting import COLUMNS
 from .membership import SHARED, lock_group
 from .values import GroupAppended
 
 CROWD = 1000  # more members than this: see ``removal.is_crowded``
 MYSQL_MEMBERS = 5000  # in one INSERT: MariaDB lets nobody else insert messages until it is done
-COLUMNS = (
-    "queue_id, uid, priority, kind, payload, size, created_at, expires_at, body_id, flags, deliveries"  # of Message
-)
 
 # The members' lines in use, and the queue itself where it is one of them, or there is no other.
 TARGETS = """

@@ -22,7 +22,7 @@ _seen: dict[tuple[str, int], tuple[float, int, int, Growth]] = {}  # counted whe
 
 
 def far_from_full(using: str, added: Mapping[int, tuple[Growth, Policy]]) -> set[int]:
-    """Those of these queues, by id, that need not be counted. What is added is remembered for all that were counted."""
+    """Those of these queues, by id, that need not be counted; what is added to them is remembered."""
     now, far = time.monotonic(), set()
     with _lock:
         for id, (growth, policy) in added.items():
@@ -30,8 +30,8 @@ def far_from_full(using: str, added: Mapping[int, tuple[Growth, Policy]]) -> set
                 continue
             counted_at, messages, size, before = entry
             since = Growth(before.messages + growth.messages, before.size + growth.size)
-            _seen[using, id] = (counted_at, messages, size, since)
             if now - counted_at < TRUST_SECONDS and policy.is_far_from_full(messages, size, since=since):
+                _seen[using, id] = (counted_at, messages, size, since)
                 far.add(id)
     return far
 
