@@ -30,6 +30,10 @@ WANTED += [
     rf"netra_queue/static/netra_queue/{name}"
     for name in (r"client\.js", r"client\.d\.ts", r"protocol\.js", r"browser\.js")
 ]
+WANTED += [
+    rf"netra_queue/static/netra_queue/dashboard/{name}"
+    for name in (r"dashboard\.(js|css)", r"uplot/uPlot\.iife\.min\.js", r"uplot/LICENSE\.txt", r"uplot/VERSION\.txt")
+]
 ALLOWED = re.compile(r"netra_queue/|netra_queue-[^/]+\.dist-info/")
 SUFFIXES = {".py", ".typed", ".html", ".js", ".css", ".ts", ".svg", ".txt", ".po", ".mo", ".json"}
 MAKE_SESSION = """

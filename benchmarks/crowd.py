@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Iterator
+
+from websockets.asyncio.client import connect
 
 from benchmarks import places
 from benchmarks.clients import Client, open_all
@@ -80,23 +83,31 @@ async def connect_all(clients: list[Client], waiting: int) -> float:
     while any(client.received < waiting for client in clients):  # noqa: ASYNC110  counted, not signalled
         await asyncio.sleep(0.01)
     seconds = time.perf_counter() - started
+    while any(client.acked < waiting for client in clients):  # noqa: ASYNC110  counted, not signalled
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)  # the last acks are on their way
     for client in clients:
         client.cut()
     return seconds
 
 
 def statements() -> float:
-    """As PostgreSQL counts them, from before the first connect to after the last ack. A transaction's begin and end
+    """As the server counts them, from before the first connect to after the last ack. A transaction's begin and end
     are none."""
     fill("durable")
-    places.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-    places.execute("SELECT pg_stat_statements_reset()")
     with places.server() as server:
         asyncio.run(connect_all(clients_of(server, "durable"), WAITING))
         while places.execute("SELECT count(*) FROM netra_queue_message")[0][0]:
             time.sleep(0.05)
-    counted = places.execute("SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE '%netra_queue_%'")
-    return float(counted[0][0]) / CLIENTS
+        return asyncio.run(ask_for_statements(server)) / CLIENTS
+
+
+async def ask_for_statements(server: Server) -> int:
+    async with connect(server.url("bench.counting", consumer="plain"), proxy=None) as socket:
+        assert json.loads(await socket.recv())["type"] == "ready"
+        await socket.send(json.dumps({"statements": True}))
+        counted: int = json.loads(await socket.recv())["statements"]
+        return counted
 
 
 def move(kind: str) -> float:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
-from benchmarks import places
+from benchmarks import live, places
 from benchmarks.clients import Client, open_all
-from benchmarks.report import Figure, alternating
+from benchmarks.report import Figure, alternating, percentile
 
 FEW_MESSAGES, MANY_MESSAGES = 1_000, 5_000_000
 FEW_QUEUES, MANY_QUEUES = 100, 1_000_000
@@ -30,6 +33,7 @@ FROM generate_series(1, %s) n"""
 def figures() -> Iterator[Figure]:
     yield from growth()
     yield from sweeping()
+    yield meanwhile()
     yield from sizes()
 
 
@@ -65,7 +69,7 @@ def costs() -> dict[str, float]:
     """Milliseconds that each takes, of a queue of its own."""
     import netra_queue
     from netra_queue import conf
-    from netra_queue.core.connection import ReadRequest
+    from netra_queue.core.actions import ReadRequest
     from netra_queue.stores import current_store
     from netra_queue.stores.base import Presence, Server
 
@@ -128,6 +132,33 @@ def delete() -> float:
     while places.execute(f"DELETE FROM netra_queue_message WHERE id IN ({batch}) RETURNING id"):
         pass
     return EXPIRED / (time.perf_counter() - started)
+
+
+def meanwhile() -> Figure:
+    delay(0)  # after whatever the disk was busy with before
+    ours, theirs = alternating(lambda: delay(EXPIRED), lambda: delay(0))
+    return Figure(
+        letter="j",
+        what=f"delay at {live.PACED}/s, 1 client, p99, while {EXPIRED:,} are swept",
+        ours=ours,
+        theirs=theirs,
+        unit="ms",
+        than="without a sweep",
+        bound=1.5,
+        is_cost=True,
+    )
+
+
+def delay(expired: int) -> float:
+    """Milliseconds, at the 99th percentile, beside the command that removes so many."""
+    fill(10_000, expired, age=-1)
+    sweeper = [sys.executable, "manage.py", "netra_queue", "sweep"]
+    with places.server() as server:
+        sweeping = subprocess.Popen(sweeper, cwd=places.ROOT, stdout=subprocess.DEVNULL) if expired else nullcontext()
+        with sweeping:
+            count = live.PACED * live.PACED_SECONDS
+            _, delays, _ = asyncio.run(live.deliver(server, "durable", 1, count, live.PACED))
+    return percentile(delays, 99) * 1000
 
 
 def sizes() -> Iterator[Figure]:

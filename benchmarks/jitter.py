@@ -1,4 +1,4 @@
-"""(g) Sockets that are killed again and again under a steady stream, beside plain Channels."""
+"""(g) Sockets that are killed again and again under a steady stream, beside plain Channels and Socket.IO."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import bisect
 import json
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from benchmarks import places
 from benchmarks.clients import Client
 from benchmarks.live import all_acked
+from benchmarks.replaying import PEERS, lacks, skip, socketio, socketio_server
 from benchmarks.report import Figure, percentile
 from netra_queue.management.scenarios.server import Server
 
@@ -89,6 +91,33 @@ def figures() -> Iterator[Figure]:
         than="plain Channels, of what it delivered",
         is_cost=True,
     )
+    if (missing := lacks(socketio)) is None or skip("Socket.IO recovery, in memory", missing):
+        yield beside_socketio(delays["durable"])
+
+
+def beside_socketio(delay: float) -> Figure:
+    theirs = peer()
+    return Figure(
+        letter="g",
+        what="p99 from sending to receiving, without the time away",
+        ours=delay,
+        theirs=theirs["p99"],
+        unit="ms",
+        than="Socket.IO recovery, in memory",
+        bound=1,
+        is_cost=True,
+        note=f"it delivered {theirs['delivered']:.2f} %, and sends from its own process",
+    )
+
+
+def peer() -> dict[str, float]:
+    """What Socket.IO's clients say of the same."""
+    with socketio_server("jitter.mjs", CLIENTS, SECONDS, KILL_EVERY_SECONDS, AWAY_SECONDS) as arguments:
+        clients = subprocess.run(
+            ["node", "jitter.mjs", "clients", *arguments], cwd=PEERS, check=True, capture_output=True, timeout=300
+        )
+    answer: dict[str, float] = json.loads(clients.stdout)
+    return answer
 
 
 async def roam(server: Server, kind: str) -> list[Wanderer]:

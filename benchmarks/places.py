@@ -33,7 +33,7 @@ def prepare() -> None:
     os.environ["DATABASE_URL"] = urlunsplit(urlsplit(given)._replace(path=f"/{DATABASE}"))
     os.environ.setdefault("REDIS_URL", "redis://127.0.0.1:6379/9")
     os.environ.update(DJANGO_SETTINGS_MODULE="project.settings", DEBUG="0", LOG_LEVEL="ERROR")
-    os.environ[servers.OVERRIDES] = json.dumps({"POLICIES": POLICIES})
+    os.environ[servers.OVERRIDES] = json.dumps({"POLICIES": POLICIES, "CHANNEL_LAYER": "bells"})
     remove()
     administer(f"CREATE DATABASE {DATABASE} TEMPLATE template0 ENCODING 'UTF8'")
     subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity", "0", "--skip-checks"], cwd=ROOT, check=True)

@@ -11,11 +11,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from benchmarks import places
-from benchmarks.clients import Client
+from benchmarks.clients import Client, open_all
 from benchmarks.report import RUNS, Figure
 
 COUNT = 20_000
@@ -71,10 +71,14 @@ def durable() -> float:
         netra_queue.send_many([("bench.away", payload)] * (COUNT // 2))
     places.execute("VACUUM ANALYZE")
     with places.server() as server:
-        return asyncio.run(receive(Client(server.url("bench.away", consumer="durable"), True)))
+        urls = [server.url(queue, consumer="durable") for queue in ("bench.other", "bench.away")]
+        return asyncio.run(receive(*(Client(url, True) for url in urls)))
 
 
-async def receive(client: Client) -> float:
+async def receive(before: Client, client: Client) -> float:
+    """``before``: the peers' servers have had a client, too, when time begins to count."""
+    await open_all([before])
+    await before.close()
     started = time.perf_counter()
     await client.open()
     while client.received < COUNT:  # noqa: ASYNC110  counted, not signalled
@@ -112,22 +116,29 @@ def mosquitto() -> float:
 
 
 def socketio() -> float:
-    if not (PEERS / "node_modules").exists():
-        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=PEERS, check=True)
-    arguments = [str(free_port()), str(COUNT), str(FILLING)]
-    server = subprocess.Popen(["node", "replay.mjs", "server", *arguments], cwd=PEERS, stdout=subprocess.PIPE)
-    try:
-        listens(int(arguments[0]))
+    with socketio_server("replay.mjs", COUNT, FILLING) as arguments:
         client = subprocess.run(
             ["node", "replay.mjs", "client", *arguments], cwd=PEERS, check=True, capture_output=True, timeout=120
         )
-    finally:
-        server.terminate()
-        server.communicate()
     answer = json.loads(client.stdout)
     assert answer["recovered"], answer
     seconds: float = answer["seconds"]
     return seconds
+
+
+@contextmanager
+def socketio_server(script: str, *options: int) -> Iterator[list[str]]:
+    """A server of Socket.IO's; the arguments that its clients need as well, the port first."""
+    if not (PEERS / "node_modules").exists():
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=PEERS, check=True)
+    arguments = list(map(str, [free_port(), *options]))
+    server = subprocess.Popen(["node", script, "server", *arguments], cwd=PEERS, stdout=subprocess.PIPE)
+    try:
+        listens(int(arguments[0]))
+        yield arguments
+    finally:
+        server.terminate()
+        server.communicate()
 
 
 def listens(port: int) -> None:

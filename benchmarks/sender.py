@@ -7,6 +7,7 @@ RATE messages a second (0: as many as it can). Prints when the first one was sen
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import sys
@@ -15,11 +16,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 FILLING = "x" * 200  # with the rest, payloads of about 250 bytes
+WARMING_UP = "bench.warming"  # nobody is there: connections are opened, and modules imported, before time counts
 
 Send = Callable[[str, dict[str, Any]], Awaitable[object]]
 
 
 async def send_all(send: Send, count: int, tasks: int, rate: float, queues: list[str]) -> dict[str, float]:
+    await send(WARMING_UP, {"filling": FILLING})
     numbers = iter(range(count))
     targets = itertools.cycle(queues)
     started, began_at = time.perf_counter(), time.time()
@@ -44,6 +47,7 @@ def main(kind: str, count: str, tasks: str, rate: str, *queues: str) -> None:
     from netra_queue.management.scenarios import server
 
     server.configure()
+    gc.freeze()  # as the servers of the benchmarks
     layer = get_channel_layer()
 
     async def group_send(group: str, data: dict[str, Any]) -> None:

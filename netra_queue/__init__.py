@@ -9,6 +9,7 @@ from .core.message import GroupReceipt, LossReason, Outcome, Priority
 from .core.tracking import MessageState, MessageStatus
 from .core.waiting import WaitingMessage
 from .exceptions import (
+    BreakerOpen,
     CalledOnEventLoop,
     InvalidMessage,
     MessageEnded,
@@ -18,6 +19,7 @@ from .exceptions import (
     NotConfigured,
     NotTracked,
     QueueFull,
+    RateLimited,
     StoreUnavailable,
     TooManyDevices,
 )
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BreakerOpen",
     "CalledOnEventLoop",
     "Device",
     "GroupReceipt",
@@ -47,6 +50,7 @@ __all__ = [
     "Outcome",
     "Priority",
     "QueueFull",
+    "RateLimited",
     "Receipt",
     "StoreUnavailable",
     "TooManyDevices",

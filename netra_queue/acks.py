@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, TypeVar
 
+from . import tracing
 from .complaints import complain
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Acks:
         pause = LEFT_OVER_SECONDS
         try:
             left = await call(lambda: remove(mine))
+            tracing.removed(mine, left)
         except Exception as error:
             complain(logger, "acks not written yet", "ack_failed", error)
             pause = TRY_AGAIN_SECONDS

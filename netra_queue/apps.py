@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from django.apps import AppConfig
 
 
@@ -9,4 +11,15 @@ class NetraQueueConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401  registers the system checks
+        from . import (  # noqa: F401  they register themselves
+            alert_checks,
+            checks,
+            control_checks,
+            rate_checks,
+            statistics,
+        )
+
+        if find_spec("prometheus_client") is not None:
+            from . import metrics
+
+            metrics.begin()

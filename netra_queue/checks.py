@@ -16,15 +16,17 @@ from django.db import DatabaseError, connections, router
 from django.utils.module_loading import import_string
 
 from . import conf
+from .control_checks import TAG, watching_policies
 from .exceptions import NotConfigured
+from .rate_checks import rate_problem
 from .stores.base import MISSED_HEARTBEATS, Store
 from .stores.connecting import foreign_isolation
 from .stores.database import DatabaseStore
 from .stores.memory import MemoryStore
 
-TAG = "netra_queue"
 TASKS = ("netra_queue.sweep", "netra_queue.upkeep")
 HAND_OVER_TASK = "netra_queue.hand_over"
+ALERTS_TASK = "netra_queue.alerts"
 REDIS_LAYER = "channels_redis.core.RedisChannelLayer"
 FIRST_REDIS_VERSION = 8  # redis-py from here on gives up after 5 seconds unless it is told otherwise
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -64,6 +66,12 @@ def _wrong_value(key: str, problem: str) -> CheckMessage:
 def _problem(key: str, value: object) -> str | None:
     """What is wrong with a value, judged by its default; None: nothing."""
     default = conf.DEFAULTS[key]
+    if default is None:
+        if value is None or key in ("POLICY_RESOLVER", "REDACT"):  # see control_checks
+            return None
+        if key == "PROCESS_REPLAY_RATE":
+            return rate_problem(value)
+        return None if isinstance(value, str) and len(value) >= 16 else "expected a text of at least 16 characters"
     if isinstance(default, bool):
         return None if isinstance(value, bool) else f"expected True or False, got {value!r}"
     if isinstance(default, Mapping):
@@ -332,7 +340,7 @@ def _timeout(host: object) -> float | None:
 
 @register(TAG)
 def check_hand_over(**kwargs: Any) -> list[CheckMessage]:
-    watching = _watching_policies()
+    watching = watching_policies()
     is_scheduled = _is_scheduled_in_settings([HAND_OVER_TASK]) or apps.is_installed("django_celery_beat")
     if not watching or is_scheduled:
         return []
@@ -345,14 +353,6 @@ def check_hand_over(**kwargs: Any) -> list[CheckMessage]:
             id="netra_queue.W013",
         )
     ]
-
-
-def _watching_policies() -> list[str]:
-    """The policies that have messages handed over, as the beginning of a sentence; none if the settings are wrong."""
-    try:
-        return [f"Policy {policy.name!r}" for policy in conf.policies() if policy.undelivered]
-    except (NotConfigured, TypeError):
-        return []
 
 
 @register(TAG)
@@ -373,7 +373,7 @@ def check_clean_up(**kwargs: Any) -> list[CheckMessage]:
 @register(TAG, Tags.database)
 def check_clean_up_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """With ``check --database``: whether django-celery-beat really starts the tasks."""
-    wanted = {*TASKS, *([HAND_OVER_TASK] if _watching_policies() else [])}
+    wanted = {*TASKS, ALERTS_TASK, *([HAND_OVER_TASK] if watching_policies(databases) else [])}
     if not databases or _is_scheduled_in_settings(wanted) or not apps.is_installed("django_celery_beat"):
         return []
     model = apps.get_model("django_celery_beat", "PeriodicTask")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
 
-from .core.message import LossReason, Priority
-from .core.policy import Overflow, Policy, Replay
+from . import controls
+from .core.controls import Controls, Layer, Origin, PatternRule, Source, Values, as_regex, layered
+from .core.message import base_of
+from .core.policy import Policy
+from .core.policy_values import DAY as DAY
+from .core.policy_values import LONGEST_SECONDS as LONGEST_SECONDS
+from .core.policy_values import POLICY_DEFAULTS as POLICY_DEFAULTS
+from .core.policy_values import build
+from .core.rate import Rate
+from .core.rollout import Standing
 from .exceptions import NotConfigured
 
 logger = logging.getLogger(__name__)
 
 SETTING = "NETRA_QUEUE"
-DAY = 86_400
-LONGEST_SECONDS = 36_500 * DAY  # a hundred years from now is still a time that databases know
 
 DEFAULTS: dict[str, Any] = {
     # Where messages live: dotted path of a class that keeps the contract of netra_queue.stores.base.Store.
@@ -33,37 +41,33 @@ DEFAULTS: dict[str, Any] = {
     "STORE_THREADS": 4,
     # A store call that takes longer counts as failed; a hung database connection must not hang the process.
     "STORE_TIMEOUT_SECONDS": 15.0,
+    # Calls that take longer count against the store, as those that fail do: half of them open the breaker around it.
+    "BREAKER_SLOW_SECONDS": 5.0,
+    # More messages than this in the store open the breaker for sends alone, until the clients have taken some: a
+    # table that grows without bound ends in a disk that is full. None: no bound.
+    "MAX_STORED_MESSAGES": None,
     # A client that does not take a frame within this time is disconnected; what it missed stays in the queue.
     "WRITE_TIMEOUT_SECONDS": 20.0,
     # A queue without messages or connections is forgotten after this time; its idempotency keys have run out by then.
     "IDLE_QUEUE_SECONDS": 30 * DAY,
     # The longest time to live that a send may ask for; without a bound, messages for lost clients stay for ever.
     "MAX_TTL_SECONDS": 30 * DAY,
+    # What a Prometheus server says to be shown the metrics page, and whoever wants more than one word on readiness; a
+    # scraper cannot log in. None: users with the permission alone are shown the metrics.
+    "METRICS_TOKEN": None,
+    # Alerts whose thresholds would wake people for what is usual here, or never; None in place of one: it is off.
+    "ALERTS": {},
     "POLICIES": {},
+    # What one process replays to all of its returning clients together; None: as much as it can beside live messages.
+    "PROCESS_REPLAY_RATE": None,
+    # Dotted path of a callable that names the policy of a user's queues, or returns None.
+    "POLICY_RESOLVER": None,
+    # Dotted path of a callable that takes a queue's name and what was sent, and returns what people are shown of it:
+    # without it, whoever may look at queues for a repair reads what customers were sent.
+    "REDACT": None,
 }
 
-POLICY_DEFAULTS: dict[str, Any] = {
-    "MAX_MESSAGES": 1000,
-    "MAX_BYTES": 8_388_608,
-    "MAX_MESSAGE_BYTES": 262_144,
-    "WINDOW": 256,
-    "WINDOW_BYTES": 1_048_576,
-    "OVERFLOW": "drop_oldest",
-    "TTL": {"critical": 7 * DAY, "high": DAY, "normal": DAY, "low": DAY},
-    "HEARTBEAT_SECONDS": 25,
-    "ACK_TIMEOUT_SECONDS": 60,
-    "LINE_SECONDS": 7 * DAY,
-    "MAX_LINES": 20,
-    "TRACK_SECONDS": DAY,
-    "UNDELIVERED_SECONDS": None,
-    "ON_UNDELIVERED": None,
-    "MAX_DELIVERIES": 20,
-    "DEAD_LETTERS": ("dead",),
-    "DEAD_LETTER_SECONDS": 14 * DAY,
-    "REPLAY": {},
-}
-REPLAY_KEYS = ("NEWEST", "SECONDS", "DIGEST")
-MOST_DELIVERIES = 32_767  # what the column holds
+LONGEST_NAME = 100  # of a policy
 
 
 def get(key: str) -> Any:
@@ -84,29 +88,85 @@ def longest_ttl() -> Any:
     return min(get("MAX_TTL_SECONDS"), LONGEST_SECONDS)
 
 
-@lru_cache(maxsize=256)
-def policy(name: str) -> Policy:
-    """The policy with this name. Values it does not give come from ``default``, then from ``POLICY_DEFAULTS``.
+def process_replay_rate() -> Rate | None:
+    """Raises NotConfigured for what is no rate."""
+    given = get("PROCESS_REPLAY_RATE")
+    try:
+        return None if given is None else Rate.parse(given)
+    except ValueError as error:
+        raise NotConfigured(f"{SETTING}['PROCESS_REPLAY_RATE']", str(error)) from error
 
-    Raises NotConfigured for an unknown name or an impossible value.
+
+def resolver() -> Callable[[Any], Any] | None:
+    """What names the policies of users' queues. Raises ImportError for a path that leads nowhere."""
+    path = get("POLICY_RESOLVER")
+    return cast(Callable[[Any], Any], import_string(path)) if path else None
+
+
+def redact() -> Callable[[str, Any], Any] | None:
+    """What people are shown of payloads goes through this. Raises ImportError for a path that leads nowhere."""
+    path = get("REDACT")
+    return cast(Callable[[str, Any], Any], import_string(path)) if path else None
+
+
+# --- policies ------------------------------------------------------------------------------------------------------
+
+
+def policy(name: str) -> Policy:
+    """The policy with this name, as the settings and operators have it. See ``explain`` for what comes from where.
+
+    Raises NotConfigured for an unknown name or an impossible value. Does not block.
     """
-    name = name or "default"
-    policies = get("POLICIES")
-    if name not in policies and name != "default":
+    return _policy(name or "default", controls.generation())
+
+
+@lru_cache(maxsize=256)
+def _policy(name: str, generation: int) -> Policy:
+    """``generation``: a name has another policy when operators have changed something."""
+    return _layered_policy(name, judged().controls)
+
+
+def _layered_policy(name: str, given: Controls) -> Policy:
+    """Raises NotConfigured."""
+    if name not in _names(given):
         raise NotConfigured(f"{SETTING}['POLICIES']", f"there is no policy {name!r}")
     try:
-        return _build(name, {**POLICY_DEFAULTS, **policies.get("default", {}), **policies.get(name, {})})
+        return build(name, {key: origin.value for key, origin in _origins(name, given).items()}, longest_ttl())
     except (ValueError, TypeError, KeyError) as error:
         raise NotConfigured(f"{SETTING}['POLICIES'][{name!r}]", str(error)) from error
 
 
+def _origins(name: str, given: Controls) -> dict[str, Origin]:
+    """Raises TypeError or ValueError where there is no dict."""
+    layers = [Layer(Source.BUILT_IN, "", POLICY_DEFAULTS)]
+    for of in dict.fromkeys(("default", name)):
+        for source, entries in ((Source.SETTINGS, get("POLICIES")), (Source.DATABASE, given.overrides)):
+            layers += [Layer(source, of, entries[of])] if of in entries else []
+    return layered(layers)
+
+
+def _names(given: Controls) -> dict[str, None]:
+    return dict.fromkeys(("default", *get("POLICIES"), *given.overrides))
+
+
+def explain(name: str) -> dict[str, Origin]:
+    """Each value of this policy, and where it is from. Raises NotConfigured as ``policy`` does."""
+    policy(name)
+    return _origins(name or "default", judged().controls)
+
+
+def inherited(name: str) -> dict[str, Origin]:
+    """The same without what operators say of this policy itself. An unknown name has what ``default`` has."""
+    return _origins(name, judged().controls.without_policy(name))
+
+
 def policies() -> list[Policy]:
-    """All policies that the settings name, the default one first."""
-    return [policy(name) for name in {"default": None, **get("POLICIES")}]
+    """All policies that there are, the default one first."""
+    return [policy(name) for name in _names(judged().controls)]
 
 
 def policy_or_default(name: str) -> Policy:
-    """The policy of this name; the default one if the settings have none of this name (any more)."""
+    """The policy of this name; the default one if there is none of this name (any more)."""
     try:
         return policy(name)
     except NotConfigured as error:
@@ -116,126 +176,147 @@ def policy_or_default(name: str) -> Policy:
         return policy("default")
 
 
-WHOLE_NUMBERS = (
-    "MAX_MESSAGES",
-    "MAX_BYTES",
-    "MAX_MESSAGE_BYTES",
-    "WINDOW",
-    "WINDOW_BYTES",
-    "MAX_LINES",
-    "MAX_DELIVERIES",
-)
-DURATIONS = ("HEARTBEAT_SECONDS", "ACK_TIMEOUT_SECONDS", "LINE_SECONDS", "TRACK_SECONDS", "DEAD_LETTER_SECONDS")
+def policy_of(queue: str, name: str) -> Policy:
+    """The policy in force for a queue (or line) for which ``name`` was chosen: an operator's pattern goes first."""
+    now = controls.in_force()
+    return _policy_of(base_of(queue) if now.controls.rules else "", name, now.generation)
 
 
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    for key in WHOLE_NUMBERS:
-        _require_positive(key, values[key], whole=True)
-    for key in DURATIONS:
-        _require_positive(key, values[key])
-        if values[key] > LONGEST_SECONDS:
-            raise ValueError(f"{key}: expected at most {LONGEST_SECONDS}, got {values[key]!r}")
-    if values["MAX_MESSAGE_BYTES"] > values["MAX_BYTES"]:
-        raise ValueError("MAX_MESSAGE_BYTES is larger than MAX_BYTES: such a message could never be queued")
-    if not 2 <= values["MAX_DELIVERIES"] <= MOST_DELIVERIES:
-        raise ValueError(f"MAX_DELIVERIES: expected 2 to {MOST_DELIVERIES}, got {values['MAX_DELIVERIES']}")
+@lru_cache(maxsize=10_000)
+def _policy_of(queue: str, name: str, generation: int) -> Policy:
+    """Every send asks this. ``queue``: nothing where its name does not matter."""
+    rule = judged().controls.rule_for(queue)
+    return policy_or_default(name if rule is None else rule.policy)
 
 
-def _build(name: str, values: Mapping[str, Any]) -> Policy:
-    if unknown := values.keys() - POLICY_DEFAULTS.keys():
-        raise ValueError(f"unknown keys {sorted(unknown)}; known are {sorted(POLICY_DEFAULTS)}")
-    _check_numbers(values)
-    return Policy(
-        name=name,
-        max_messages=values["MAX_MESSAGES"],
-        max_bytes=values["MAX_BYTES"],
-        max_message_bytes=values["MAX_MESSAGE_BYTES"],
-        window=values["WINDOW"],
-        window_bytes=values["WINDOW_BYTES"],
-        overflow=Overflow(values["OVERFLOW"]),
-        ttl=_ttl(values["TTL"]),
-        heartbeat_seconds=values["HEARTBEAT_SECONDS"],
-        ack_timeout_seconds=values["ACK_TIMEOUT_SECONDS"],
-        line_seconds=values["LINE_SECONDS"],
-        max_lines=values["MAX_LINES"],
-        track_seconds=values["TRACK_SECONDS"],
-        undelivered=_undelivered(values["UNDELIVERED_SECONDS"]),
-        on_undelivered=_dotted_path("ON_UNDELIVERED", values["ON_UNDELIVERED"]),
-        max_deliveries=values["MAX_DELIVERIES"],
-        dead_letters=_reasons(values["DEAD_LETTERS"]),
-        dead_letter_seconds=values["DEAD_LETTER_SECONDS"],
-        replay=_replay(values["REPLAY"]),
-    )
+def standing_of(queue: str, policy: Policy) -> Standing:
+    """What a queue (or line) with this policy is to the store, as operators have it now. Does not block."""
+    return Standing.OFF if controls.current().is_off else policy.rollout.standing(queue)
 
 
-def _ttl(given: object) -> dict[Priority, float]:
-    """A number for all priorities, or a dict by priority name (what it leaves out keeps its default)."""
-    merged = {**POLICY_DEFAULTS["TTL"], **_by_name("TTL", given)}
-    for name, seconds in merged.items():
-        _require_positive(f"TTL of {name}", seconds)
-        if seconds > longest_ttl():
-            raise ValueError(f"TTL of {name}: {seconds} is longer than MAX_TTL_SECONDS, {longest_ttl()}")
-    return {p: float(merged[p.name.lower()]) for p in Priority}
+def keeps_everything() -> bool:
+    """Whether no queue is outside of the rollout, whatever its policy. Does not block."""
+    return not controls.current().is_off and all(policy.rollout.is_everything for policy in policies())
 
 
-def _undelivered(given: object) -> dict[Priority, float]:
-    """None, a number for all priorities, or a dict by priority name (what it leaves out is never handed over)."""
-    found = {} if given is None else _by_name("UNDELIVERED_SECONDS", given)
-    for name, seconds in found.items():
-        _require_positive(f"UNDELIVERED_SECONDS of {name}", seconds)
-        if seconds > LONGEST_SECONDS:
-            raise ValueError(f"UNDELIVERED_SECONDS of {name}: expected at most {LONGEST_SECONDS}, got {seconds!r}")
-    return {Priority[name.upper()]: float(seconds) for name, seconds in found.items()}
+def rule_for(queue: str) -> PatternRule | None:
+    """The operator's pattern that decides about this queue (or line)."""
+    return judged().controls.rule_for(base_of(queue))
 
 
-def _by_name(key: str, given: object) -> Mapping[str, Any]:
-    by_name = given if isinstance(given, Mapping) else {p.name.lower(): given for p in Priority}
-    names = {p.name.lower() for p in Priority}
-    if unknown := by_name.keys() - names:
-        raise ValueError(f"{key}: unknown priorities {sorted(unknown)}; known are {sorted(names)}")
-    return by_name
+# --- what operators have set ---------------------------------------------------------------------------------------
 
 
-def _dotted_path(key: str, given: object) -> str | None:
-    if given is not None and (not isinstance(given, str) or "." not in given):
-        raise ValueError(f"{key}: expected the dotted path of a callable, or None, got {given!r}")
-    return given
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """``controls``: without what is impossible. ``problems``: what that is, and why. ``unknown``: rules whose policy
+    nobody knows; their queues have the default one."""
+
+    controls: Controls
+    problems: Mapping[str, str]
+    unknown: Mapping[str, str]
 
 
-def _reasons(given: object) -> frozenset[LossReason]:
-    known = {reason.value: reason for reason in LossReason}
-    names = list(given) if isinstance(given, list | tuple | set | frozenset) else None
-    if names is None or any(name not in known for name in names):
-        raise ValueError(f"DEAD_LETTERS: expected a list of {sorted(known)}, got {given!r}")
-    return frozenset(known[name] for name in names)
+def judged() -> Judged:
+    """The controls in force. What is ignored is in the log, once."""
+    return _judged(controls.generation())
 
 
-def _replay(given: object) -> Replay:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"REPLAY: expected a dict, got {given!r}")
-    if unknown := given.keys() - set(REPLAY_KEYS):
-        raise ValueError(f"REPLAY: unknown keys {sorted(unknown)}; known are {sorted(REPLAY_KEYS)}")
-    newest, seconds, digest = (given.get(key) for key in REPLAY_KEYS)
-    if newest is not None and (isinstance(newest, bool) or not isinstance(newest, int) or newest < 0):
-        raise ValueError(f"REPLAY: NEWEST: expected a whole number from 0, got {newest!r}")
-    if seconds is not None:
-        _require_positive("REPLAY: SECONDS", seconds)
-    if digest is not None and (not isinstance(digest, str) or not digest):
-        raise ValueError(f"REPLAY: DIGEST: expected a dotted path, got {digest!r}")
-    if digest is not None and newest is None and seconds is None:
-        raise ValueError("REPLAY: DIGEST without NEWEST or SECONDS: nothing would be left out")
-    return Replay(newest=newest, seconds=seconds, digest=digest)
+@lru_cache(maxsize=4)
+def _judged(generation: int) -> Judged:
+    found = judge(controls.current())
+    for what, problem in found.problems.items():
+        if (what, problem) not in _complained:
+            logger.error("%s ignored: %s", what, problem, extra={"action": "controls_ignored"})
+        _complained.add((what, problem))
+    return found
 
 
-def _require_positive(what: str, value: object, *, whole: bool = False) -> None:
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < float("inf"):
-        raise ValueError(f"{what}: expected a {'whole ' if whole else ''}number above 0, got {value!r}")
+_complained: set[tuple[str, str]] = set()
+
+
+def policy_row(name: str) -> str:
+    """What an operator's policy is called in ``Judged``."""
+    return f"policy {name!r} in the database"
+
+
+def pattern_row(pattern: str) -> str:
+    """What an operator's pattern is called in ``Judged``."""
+    return f"pattern {pattern!r} in the database"
+
+
+def judge(given: Controls) -> Judged:
+    """Which of these controls can come into force beside the settings: ``default`` first, each with those before it."""
+    accepted, problems = replace(given, overrides={}, rules=()), {}
+    for name in sorted(given.overrides, key=lambda name: (name != "default", name)):
+        after = replace(accepted, overrides={**accepted.overrides, name: given.overrides[name]})
+        if (problem := _override_problem(name, accepted, after)) is None:
+            accepted = after
+        else:
+            problems[policy_row(name)] = problem
+    sound = tuple(rule for rule in given.rules if _rule_problem(rule) is None)
+    broken = {pattern_row(rule.pattern): _rule_problem(rule) for rule in given.rules}
+    unknown = {
+        pattern_row(rule.pattern): f"there is no policy {rule.policy!r}"
+        for rule in sound
+        if rule.policy not in _names(accepted)
+    }
+    problems |= {what: problem for what, problem in broken.items() if problem is not None}
+    return Judged(replace(accepted, rules=sound), problems, unknown)
+
+
+def _override_problem(name: str, before: Controls, after: Controls) -> str | None:
+    """Why this row cannot come into force; that it breaks another policy, which inherits from it, is one reason."""
+    values = after.overrides[name]
+    if not 0 < len(name) <= LONGEST_NAME:
+        return f"expected a name of 1 to {LONGEST_NAME} characters"
+    if not isinstance(values, Mapping):
+        return f"expected a JSON object, got {values!r:.80}"
+    if foreign := sorted(set(map(str, _paths(values))) - callables_in_settings()):
+        return f"{foreign[0]!r} is not among the callables that the settings name"
+    for of in [name, *(get("POLICIES") if name == "default" else ())]:
+        try:
+            _layered_policy(of, after)
+        except NotConfigured as error:
+            if of == name:
+                return error.problem
+            if _can_be_used(of, before):
+                return f"policy {of!r} in the settings: {error.problem}"
+    return None
+
+
+def _can_be_used(name: str, given: Controls) -> bool:
+    try:
+        return bool(_layered_policy(name, given))
+    except NotConfigured:
+        return False
+
+
+def _rule_problem(rule: PatternRule) -> str | None:
+    try:
+        as_regex(rule.pattern)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def callables_in_settings() -> set[str]:
+    """The dotted paths that policies in the settings name. Operators choose among them: they may not name code."""
+    named = [path for values in get("POLICIES").values() if isinstance(values, Mapping) for path in _paths(values)]
+    return {path for path in named if isinstance(path, str)}
+
+
+def _paths(values: Values) -> Iterator[Any]:
+    replay = values.get("REPLAY")
+    for path in (values.get("ON_UNDELIVERED"), replay.get("DIGEST") if isinstance(replay, Mapping) else None):
+        if path is not None:
+            yield path
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting == SETTING:
-        policy.cache_clear()
+        controls.forget()
+        _complained.clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="netra_queue.conf")

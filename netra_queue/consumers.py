@@ -19,10 +19,11 @@ from asgiref.sync import sync_to_async
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
-from . import hearing, wakeup
+from . import conf, hearing
 from .core.waiting import WaitingMessage
 from .endpoint import Endpoint
 from .exceptions import InvalidMessage, NotAuthenticated
+from .group_memory import GroupMemory
 from .groups import check_groups
 from .lingering import Departure, check_seconds
 from .permission import in_own_context
@@ -96,12 +97,22 @@ class _BaseQueueMixin(_Consumer):
             choices=lambda: (self.queue_policy, self.queue_persist),
             departure=self._netra_departure(),
             find_groups=lambda: self.queue_groups,
+            resolve=self._netra_resolve,
             may_deliver=in_own_context(self._netra_may_deliver) if self._netra_has_a_say() else None,
         )
         await endpoint.run(functools.partial(super().__call__, scope, endpoint.receive, endpoint.send))
 
     async def _netra_find_queue(self) -> str | None:
         return default_queue(self.scope)
+
+    async def _netra_resolve(self) -> str | None:
+        """What POLICY_RESOLVER says of the connection's user. Raises what that raises."""
+        user, resolver = self.scope.get("user"), conf.resolver()
+        if resolver is None or user is None or not user.is_authenticated:
+            return None
+        if not inspect.iscoroutinefunction(resolver):
+            resolver = database_sync_to_async(resolver, thread_sensitive=False)
+        return cast("str | None", await resolver(user))
 
     def _netra_has_a_say(self) -> bool:
         """Whether the project has overridden ``queue_may_deliver``: otherwise nothing is asked, and nothing costs."""
@@ -124,7 +135,7 @@ class _BaseQueueMixin(_Consumer):
 
     def _netra_has_joined(self) -> bool:
         layer = vars(self).get("_netra_channel_layer")
-        return type(layer) is wakeup.GroupMemory and layer.has_joined(self.channel_name)
+        return type(layer) is GroupMemory and layer.has_joined(self.channel_name)
 
     async def _netra_leave(self) -> None:
         await self.channel_layer.leave(self.channel_name)
@@ -153,7 +164,7 @@ class _BaseQueueMixin(_Consumer):
     @channel_layer.setter
     def channel_layer(self, layer: Any) -> None:
         """Channels sets this too. The groups joined through it are remembered: a Redis that restarts has lost them."""
-        self._netra_channel_layer = wakeup.GroupMemory.of(layer)
+        self._netra_channel_layer = GroupMemory.of(layer)
 
     @channel_layer.deleter
     def channel_layer(self) -> None:
@@ -161,7 +172,7 @@ class _BaseQueueMixin(_Consumer):
 
     async def _netra_rejoin(self) -> None:
         layer = vars(self).get("_netra_channel_layer")
-        if type(layer) is wakeup.GroupMemory:
+        if type(layer) is GroupMemory:
             await layer.rejoin()
 
 

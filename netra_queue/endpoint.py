@@ -19,20 +19,25 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 
-from . import conf, groups, validation
+from . import attaching, choosing, conf, incoming, validation
 from .cancelling import LoopStopped, on_loop
+from .choosing import Resolve, no_policy
 from .core import wire
-from .core.connection import Connection, Mode
-from .core.message import Message, Priority, line_name
-from .core.wire import SUBPROTOCOL, CloseCode, MalformedFrame
-from .exceptions import NotAuthenticated, StoreUnavailable, TooManyDevices
+from .core.connection import Connection
+from .core.message import line_name
+from .core.wire import SUBPROTOCOL, CloseCode, MalformedFrame, Mode
+from .counting import rejections
+from .exceptions import NotAuthenticated, RateLimited, StoreUnavailable, TooManyDevices
 from .hub import Hub
 from .ids import new_id
 from .lingering import Departure
 from .link import Link
+from .mailbox import Mailbox, Pulse
+from .own_sends import own_message
 from .parting import Parting
 from .permission import MayDeliver
 from .process import current_hub
+from .rates import paced
 from .stores.base import Presence
 
 logger = logging.getLogger(__name__)
@@ -43,7 +48,7 @@ CLOSE_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
 STORE_SECONDS = 2.0
 LEAVE_SECONDS = 1.0
-LINGER_CODES = (CloseCode.NOT_RESPONDING, CloseCode.STORE_UNAVAILABLE, CloseCode.RESTART)
+LINGER_CODES = (CloseCode.NOT_RESPONDING, CloseCode.STORE_UNAVAILABLE, CloseCode.RESTART, CloseCode.SENT_AWAY)
 PERSIST_CHOICES = ("on_disconnect", "always")
 
 
@@ -64,21 +69,23 @@ class Endpoint:
         find_groups: Callable[[], Collection[str]] = tuple,
         departure: Departure | None = None,
         may_deliver: MayDeliver | None = None,
+        resolve: Resolve = no_policy,
     ) -> None:
         self._scope, self._raw_receive, self._raw_send = scope, receive, send
         self._find_queue, self._choices, self._find_groups = find_queue, choices, find_groups
         self._parting = Parting(departure or Departure())
-        self._may_deliver = may_deliver
+        self._may_deliver, self._resolve = may_deliver, resolve
         self._hub: Hub | None = None
         self._link: Link | None = None
         self._persist_always = False
         self._is_closing = False  # the consumer has asked for that
         self._is_over = False  # the socket is gone, or on its way
         self._closing: asyncio.Task[None] | None = None
-        self._inbox: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        self._room = asyncio.Semaphore(INBOX_FRAMES)
+        self._inbox: Mailbox[Event | Exception] = Mailbox()
+        self._frames = 0  # of the client's, in the inbox
+        self._has_moved = Pulse()
         self._loop = asyncio.get_running_loop()
-        self._is_opened = asyncio.Event()  # it is known whether the consumer has a queue
+        self._is_opened = False  # it is known whether the consumer has a queue
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader = self._background(self._read())
 
@@ -111,7 +118,8 @@ class Endpoint:
         if isinstance(event, Exception):
             raise event
         if event["type"] == "websocket.receive":
-            self._room.release()
+            self._frames -= 1
+            self._has_moved.beat()
         return event
 
     async def _read(self) -> None:
@@ -120,45 +128,37 @@ class Endpoint:
                 event = await self._raw_receive()
             except Exception as error:
                 self._release(None)
-                self._inbox.put_nowait(error)
+                self._inbox.put(error)
                 return
             if event["type"] == "websocket.disconnect":
                 code = event.get("code")
                 self._depart(event, code, may_linger=code != CloseCode.RESTART)  # the server says that of itself
                 return
             if event["type"] == "websocket.receive":
-                await self._is_opened.wait()
+                while not self._is_opened:
+                    await self._has_moved.next()
                 if self._took(event):
                     continue
                 await self._wait_for_room()
-            self._inbox.put_nowait(event)
+                self._frames += 1
+            self._inbox.put(event)
 
     def _took(self, event: Event) -> bool:
-        """Whether this frame was the protocol's, and has been dealt with."""
+        """Whether this frame was the protocol's, or too much, and has been dealt with."""
         if self._link is None or self._hub is None or self._is_over:
             return False
-        connection, now = self._link.connection, self._hub.loop.time()
-        connection.heard(now)
-        if connection.mode is Mode.RAW or event.get("text") is None:
-            return False
-        try:
-            frame = wire.parse_client_frame(event["text"])
-        except MalformedFrame as error:
-            self._end(CloseCode.MALFORMED, error.reason)
-            return True
-        if frame is not None:
-            self._hub.carry_out(self._link, connection.receive(frame, now))
-        return frame is not None
+        return incoming.took(self._hub, self._link, event, self._end)
 
     async def _wait_for_room(self) -> None:
-        link = self._link
-        if link is None or not self._room.locked():
-            await self._room.acquire()
+        if self._frames < INBOX_FRAMES:
             return
-        link.is_deaf = True
-        await self._room.acquire()
-        link.is_deaf = False
-        link.connection.excuse(self._loop.time())
+        if self._link is not None:
+            self._link.is_deaf = True
+        while self._frames >= INBOX_FRAMES:
+            await self._has_moved.next()
+        if self._link is not None:
+            self._link.is_deaf = False
+            self._link.connection.excuse(self._loop.time())
 
     # --- from the consumer -------------------------------------------------------------------------------------
 
@@ -189,36 +189,44 @@ class Endpoint:
         try:
             await self._find_and_open(event)
         finally:
-            self._is_opened.set()
+            self._is_opened = True
+            self._has_moved.beat()
 
     async def _find_and_open(self, event: Event) -> None:
         try:
             client = wire.client_id(self._scope.get("query_string", b""))
             queue = await self._find_queue()
+            resolved = None if queue is None else await choosing.resolved(current_hub(), queue, self._resolve)
         except NotAuthenticated as error:
             self._refuse(CloseCode.NOT_AUTHENTICATED, str(error))
         except PermissionDenied as error:
             self._refuse(CloseCode.NOT_YOUR_QUEUE, str(error) or "not this client's queue")
         except MalformedFrame as error:
             self._refuse(CloseCode.MALFORMED, error.reason)
+        except StoreUnavailable as error:
+            self._refuse(CloseCode.STORE_UNAVAILABLE, str(error))
         else:
             if queue is not None:
-                self._open(queue, client, Mode.PROTOCOL if event.get("subprotocol") == SUBPROTOCOL else Mode.RAW)
+                mode = Mode.PROTOCOL if event.get("subprotocol") == SUBPROTOCOL else Mode.RAW
+                self._open(queue, client, mode, resolved)
 
-    def _refuse(self, code: CloseCode, reason: str) -> None:
+    def _refuse(self, code: CloseCode, reason: str, *, after_seconds: float | None = None) -> None:
         logger.info("connection refused: %s", reason, extra={"action": "connection_refused", "code": int(code)})
-        self._end(code, reason)
+        self._end(code, reason, after_seconds=after_seconds)
 
-    def _open(self, queue: str, client: str, mode: Mode) -> None:
+    def _open(self, queue: str, client: str, mode: Mode, resolved: str | None) -> None:
         policy_name, persist = self._choices()
         if persist not in PERSIST_CHOICES:
             raise ValueError(f"queue_persist: expected one of {PERSIST_CHOICES}, got {persist!r}")
         self._persist_always = persist == "always"
         self._parting.choose()
         hub = self._hub = current_hub()
-        line = line_name(validation.check_queue(queue), client)
-        connection = Connection(line, conf.policy(policy_name), mode, hub.loop.time())
-        presence = Presence(id=new_id(), queue=line, server=hub.server, policy=policy_name, client=client)
+        line, chosen = line_name(validation.check_queue(queue), client), resolved or policy_name
+        policy = conf.policy_of(line, chosen)
+        connection = Connection(line, policy, mode, hub.loop.time(), conf.standing_of(line, policy))
+        presence = Presence(
+            id=new_id(), queue=line, server=hub.server, policy=chosen, client=client, is_resolved=resolved is not None
+        )
         self._link = Link(
             connection,
             presence,
@@ -235,32 +243,26 @@ class Endpoint:
 
     async def _attach(self, hub: Hub, link: Link) -> None:
         try:
-            await groups.subscribe_line(link.queue, self._find_groups())
-            lingering, attached_at = await hub.attach(link), self._loop.time()
+            await attaching.attach(hub, link, self._find_groups, self._parting)
         except StoreUnavailable as error:
             logger.warning("connection not attached: %s", error, extra={"action": "attach_failed"})
             self._end(CloseCode.STORE_UNAVAILABLE, "the message store is unavailable")
         except TooManyDevices as error:
             self._refuse(CloseCode.TOO_MANY_CONNECTIONS, str(error))
+        except RateLimited as error:
+            self._refuse(CloseCode.TOO_MANY_CONNECTIONS, str(error), after_seconds=paced(error.retry_after_seconds))
         except Exception:
             logger.exception("connection not attached", extra={"action": "attach_failed"})
             self._end(CloseCode.STORE_UNAVAILABLE, "the queue cannot be opened")
-        else:
-            await self._parting.connected()
-            hub.lingering.welcome(link.queue, lingering, attached_at)
 
     async def _send_own(self, link: Link, event: Event) -> None:
         assert self._hub is not None
-        text = event.get("text")
-        payload = wire.text_payload(text) if text is not None else wire.bytes_payload(event["bytes"])
-        message = Message(
-            position=0, id=new_id(), payload=payload, priority=Priority.NORMAL, created_at=self._hub.now()
-        )
-        if self._persist_always:
-            await self._hub.own.append(link, message)
-            return
-        self._hub.carry_out(link, link.connection.send_own(message, self._loop.time()))
-        await self._hub.own.make_room(link, message.id)
+        message = own_message(event, self._hub.now())
+        with rejections(message.priority):
+            if self._persist_always and await self._hub.own.append(link, message):
+                return
+            self._hub.carry_out(link, link.connection.send_own(message, self._loop.time()))
+            await self._hub.own.make_room(link, message.id)
 
     async def _write(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
@@ -292,17 +294,20 @@ class Endpoint:
             if not await self._has_left():
                 raise
 
-    def _end(self, code: int, reason: str) -> None:
+    def _end(self, code: int, reason: str, *, after_seconds: float | None = None) -> None:
         """We close: the peer is told, and the consumer learns of it as of any disconnect. Idempotent.
 
         ``code``: one of CloseCode. Daphne refuses 1011 and the like, and would leave the socket open.
+        ``after_seconds``: when the client may come back, if it is to be told; one in raw mode cannot be.
         """
         if self._is_over:
             return
         self._depart({"type": "websocket.disconnect", "code": int(code)}, None, may_linger=code in LINGER_CODES)
         self._reader.cancel()
-        say = self._say({"type": "websocket.close", "code": int(code), "reason": reason[:120]})
-        self._closing = self._background(say)
+        events: list[Event] = [{"type": "websocket.close", "code": int(code), "reason": reason[:120]}]
+        if after_seconds is not None and self._link is not None and self._link.connection.mode is Mode.PROTOCOL:
+            events.insert(0, {"type": "websocket.send", "text": wire.retry(after_seconds)})
+        self._closing = self._background(self._say(*events))
 
     def _on_broken(self) -> None:
         """A frame could not be written. Mostly the peer has gone, and its own code is on the way."""
@@ -317,10 +322,11 @@ class Endpoint:
         await asyncio.wait([self._reader], timeout=LEAVE_SECONDS)
         return self._reader.done()
 
-    async def _say(self, event: Event) -> None:
+    async def _say(self, *events: Event) -> None:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._raw_send(event)
+                for event in events:
+                    await self._raw_send(event)
         except Exception as error:  # the peer has gone meanwhile; servers differ in what they raise
             logger.debug("close not sent: %s", error, extra={"action": "close_failed"})
 
@@ -332,7 +338,7 @@ class Endpoint:
         hub, link = self._hub, self._link
         if hub is None or link is None:
             self._is_over = True
-            self._inbox.put_nowait(event)
+            self._inbox.put(event)
             return
         if may_linger and not self._is_over and not self._is_closing and self._parting.may_linger(hub, link):
             self._is_over = True
@@ -342,11 +348,11 @@ class Endpoint:
         if self._parting.takes_time:
             self._background(self._tell(event))
         else:
-            self._inbox.put_nowait(event)
+            self._inbox.put(event)
 
     async def _tell(self, event: Event) -> None:
         await self._parting.wait(event.get("code"))
-        self._inbox.put_nowait(event)
+        self._inbox.put(event)
 
     def _release(self, code: int | None) -> None:
         """``code``: what the client closed with, if the server reported that."""
@@ -379,6 +385,7 @@ class Endpoint:
                     await asyncio.wait([self._link.persisting])
                 await self._hub.acks.written(self._link.queue)
                 await self._hub.own.written()  # also what other connections left while the store was away
+                await self._hub.meter.write_last()
         except TimeoutError:
             logger.info("not everything is stored yet", extra={"action": "slow_release"})
 

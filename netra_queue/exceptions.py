@@ -4,7 +4,9 @@
     ├── InvalidMessage           a payload, priority, TTL, key or queue name that cannot be accepted
     │   └── MessageTooLarge      longer than the policy's MAX_MESSAGE_BYTES
     ├── QueueFull                the queue's limit is reached and has no place for the message
+    ├── RateLimited              more than the policy's rate allows
     ├── StoreUnavailable         the store cannot be reached, or does not answer in time
+    │   └── BreakerOpen          it is not even asked, since it did not answer before
     ├── TooManyDevices           as many devices of a queue are connected as its policy allows (closes with 4529)
     ├── NotTracked               nothing is kept of what became of this message
     ├── MessageEnded             a message that was waited for can no longer get where it should
@@ -12,7 +14,7 @@
     ├── NotConfigured            the settings do not allow what was asked for
     └── CalledOnEventLoop        a synchronous verb was called where only the asynchronous one may be
 
-Nothing has been written when one of the first three reaches the caller, nor with StoreUnavailable, unless it says so.
+Nothing has been written when one of the first four reaches the caller, nor with StoreUnavailable, unless it says so.
 """
 
 from __future__ import annotations
@@ -76,15 +78,45 @@ class QueueFull(NetraQueueError):
         )
 
 
-class StoreUnavailable(NetraQueueError):
-    """The store did not take or give what was asked of it; the cause is chained."""
+class RateLimited(NetraQueueError):
+    """More was sent to ``queue`` than its policy's rate allows, which is ``limit``. A group is called ``group <name>``.
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    ``retry_after_seconds``: when the same call would be let through, if nobody else sends meanwhile. ``sender``: the
+    class of senders whose rate it is; "": that of the queue.
+    """
+
+    def __init__(self, queue: str, *, limit: str, retry_after_seconds: float, sender: str = "") -> None:
+        self.queue, self.limit, self.retry_after_seconds, self.sender = queue, limit, retry_after_seconds, sender
+        super().__init__(queue, limit, retry_after_seconds, sender)
+
+    def __str__(self) -> str:
+        whose = f" for senders of class {self.sender!r}" if self.sender else ""
+        after = f"{self.retry_after_seconds:.3g}"
+        return f"{self.queue}: more than its policy's rate{whose}, {self.limit}; worth another try in {after} seconds"
+
+
+class StoreUnavailable(NetraQueueError):
+    """The store did not take or give what was asked of it; the cause is chained.
+
+    ``retry_after_seconds``: when it may be worth it to try again; None: nobody knows.
+    """
+
+    def __init__(self, what: str, *, retry_after_seconds: float | None = None) -> None:
+        self.what, self.retry_after_seconds = what, retry_after_seconds
         super().__init__(what)
 
     def __str__(self) -> str:
         return f"the message store is unavailable: {self.what}"
+
+
+class BreakerOpen(StoreUnavailable):
+    """The breaker around the store is open, so the store was not asked. Nothing has been written."""
+
+    def __init__(self, *, retry_after_seconds: float) -> None:
+        super().__init__("its breaker is open", retry_after_seconds=retry_after_seconds)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; worth another try in {self.retry_after_seconds:.1f} seconds"
 
 
 class TooManyDevices(NetraQueueError):

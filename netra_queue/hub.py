@@ -20,38 +20,50 @@ import os
 import random
 import socket
 import uuid
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
-from . import conf, wakeup
+from . import conf, policies, statistics, wakeup
 from .acks import Acks
+from .adopting import Adopting
 from .arrivals import Arrivals
 from .cancelling import cancel_all
 from .complaints import complain
 from .core.actions import Acknowledge, Action, Close, Persist, Read, Return, Settle, Transmit
-from .core.connection import State
-from .core.message import client_of
+from .core.message import base_of, client_of
+from .core.states import State
+from .core.statistics import Event
 from .core.wire import CloseCode
+from .counting import adder
 from .deadline import in_time
+from .describing import Describing
+from .detaching import Detaching
+from .giving import Giving
+from .joining import Joining
 from .lingering import Lingering
 from .link import Link
+from .links import Links
+from .meter import Meter
+from .obeying import Obeying
 from .own_sends import OwnSends
 from .reads import Reads
 from .replaying import Replaying
 from .returns import Returns
+from .settling import Settling
 from .stores import current_store
-from .stores.base import Presence, Server
+from .stores.base import Opened, Presence, Server
+from .stores.guarded import current_guard
 from .threads import Pool
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-COLLECT_SECONDS = 0.005
 TICK_SECONDS = 0.25
 LOOK_AGAIN_SECONDS = 0.25
 ATTACH_TOGETHER = 500
+COUNT_TOGETHER = 128  # deliveries of a connection: more are counted before the next tick, and kept in memory no longer
 TRY_AGAIN_SECONDS = 1.0
 DIGEST_THREADS = 2  # of their own: the project's code may hang, and must not take the store's threads with it
 
@@ -65,32 +77,42 @@ class Hub:
         self.server = Server(id=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid())
         self._pool = self._make_pool(conf.get("STORE_THREADS"), "netra-store")
         self._digest_pool = self._make_pool(DIGEST_THREADS, "netra-digest")
-        self._links: dict[str, set[Link]] = defaultdict(set)
+        self._links, self.joining = Links(), Joining()
         self.acks, self.withheld = Acks(), Acks()
         self._reads = Reads(self)
         self._arrivals = Arrivals(self.store, self.call, self.background, self._attached_late)
-        self.returns = Returns(self.store, self.call)
+        self.returns, self._detaching = Returns(self.store, self.call), Detaching(self.store, self.call)
         self._replaying = Replaying(self.store, self.call, self._call_for_digest)
         self.own = OwnSends(self.loop, self.carry_out, self._from_thread)
-        self.lingering = Lingering(self.server.id, self.store, self.call, self._detach)
-        self._settling: set[int] = set()
-        self._detached: list[Presence] = []
+        self.lingering = Lingering(self.server.id, self.store, self.call, self._detaching.add)
+        asked = (self.store, self.call, self.carry_out)
+        obeying = Obeying(self.server.id, *asked, self.background, self.links)
+        self.adopting = Adopting(*asked, self.links, obeying.look)
+        self._giving = Giving(self.loop, self._links, self.carry_out, self.background)
+        self.meter = Meter(self.loop, self.call, self.now, self.links)
+        self._settling = Settling(self.store, self.call)
+        self._describing = Describing(self.store, self.call, self.now, self.background, self._links)
         self._clock_offset = timedelta(0)
         self.is_known = False
+        self.heard_at = 0.0  # by the loop's time, when the store was last told that this server is alive
         self._shall_attach_again = False
-        self._registering = asyncio.Lock()
-        self._has_detached, self._shall_poll = asyncio.Event(), asyncio.Event()
+        self._registering, self._shall_poll = asyncio.Lock(), asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _make_pool(self, size: int, name: str) -> Pool:
         return Pool(size, name, wrap=self.store.in_own_thread, at_end=self.store.leave_thread)
 
     def start(self) -> None:
-        wakeup.register_local(self.server.id, self._on_local_bell)
-        self.background(wakeup.listen(self.server.id, self.ring, self._shall_poll.set, self.lingering.arrived))
-        writes = (self._write_acks, self._write_withheld, self._write_detached, self.returns.write)
-        works = (self._reads.begin, self._arrivals.begin, *writes, self.lingering.record)
-        for step in (*works, self._poll_in_time, self._tick, self._live_on):
+        statistics.hub_begins()
+        rest = (self.adopting.ring, self._giving.take, self._describing.asked)
+        local = (partial(self._from_thread, callback) for callback in (self.ring, *rest))
+        wakeup.register_local(self.server.id, *local)
+        listening = (self.ring, self._shall_poll.set, self.lingering.arrived, *rest)
+        self.background(wakeup.listen(self.server.id, *listening))
+        writes = (self._write_acks, self._write_withheld, self._detaching.write, self.returns.write)
+        works = (self._reads.begin, self._reads.replays.step, self._arrivals.begin, *writes, self.lingering.record)
+        steady = (self.joining.step, self._poll_in_time, self._tick, self._live_on, self.adopting.watch)
+        for step in (*works, *steady, self.meter.write):
             self.background(self._repeat(step))
 
     # --- connections -------------------------------------------------------------------------------------------
@@ -101,27 +123,56 @@ class Hub:
         Returns the servers whose lingering consumers are to end now: see ``Lingering.welcome``.
         Raises StoreUnavailable when the store cannot be asked, InvalidMessage for a queue name it refuses.
         """
-        self._links[link.queue].add(link)
+        self._add(link)
         try:
-            await self._register()
-            opened = await self._arrivals.attach(link.presence, link.connection.policy)
-            self._clock_offset = opened.at - datetime.now(UTC)
-            opened = await self._replaying.shape(link, opened)
+            opened = await self._replaying.shape(link, await self._announce(link))
         except BaseException:
             self._forget(link)
             raise
         if link.connection.state is State.CLOSED:
             self._forget(link)
             return opened.lingering
-        link.start(lambda seq: self._written(link, seq))
-        self.carry_out(link, link.connection.opened(waiting=opened.waiting, losses=opened.losses, at=opened.at))
+        self._serve(link, link.connection.opened(waiting=opened.waiting, losses=opened.losses, at=opened.at))
         self.loop.call_later(LOOK_AGAIN_SECONDS, self._look_again, link)
         return opened.lingering
 
+    def open_alone(self, link: Link) -> None:
+        """Serve the connection without the store, until ``attach_late``."""
+        link.announce_anew()
+        self._add(link)
+        self._serve(link, link.connection.opened_alone(self.loop.time()))
+
+    async def attach_late(self, link: Link) -> tuple[str, ...]:
+        """``attach`` for one that is served already. Raises the same, and leaves it as it is then."""
+        opened = await self._replaying.shape(link, await self._announce(link))
+        if link.connection.state is State.CLOSED:
+            self._detaching.add(link.presence)
+        else:
+            self.carry_out(link, link.connection.attached(opened.at))
+            self.loop.call_later(LOOK_AGAIN_SECONDS, self._look_again, link)
+        return opened.lingering
+
+    def _add(self, link: Link) -> None:
+        self._links.add(link)
+        self.adopting.adopt(link)  # what changed before it was among the links
+
+    async def _announce(self, link: Link) -> Opened:
+        await self._register()
+        link.is_announced = True
+        opened = await self._arrivals.attach(link.presence, link.connection.policy)
+        self._clock_offset, link.opened_at = opened.at - datetime.now(UTC), opened.at
+        policies.learn(self.store, base_of(link.queue), link.presence.policy)
+        return opened
+
+    def _serve(self, link: Link, actions: Iterable[Action]) -> None:
+        adder.add(Event.CONNECTED)
+        link.start(lambda seq: self._written(link, seq))
+        self.carry_out(link, actions)
+
     def _attached_late(self, presence: Presence) -> None:
         """Nobody waits for that any more. A connection that is there all the same stays attached."""
-        if all(link.presence.id != presence.id for link in self._links.get(presence.queue, ())):
-            self._detach(presence)
+        if all(link.presence.id != presence.id for link in self._links.of(presence.queue)):
+            self._detaching.add(presence)
 
     def _look_again(self, link: Link) -> None:
         """A sender that looked who is connected just before, and committed after the first read, rang for nobody."""
@@ -133,26 +184,19 @@ class Hub:
             return
         link.stop()
         self.carry_out(link, link.connection.close(code, self.loop.time()))
+        self.meter.read_last(link)
         self.own.keep(link)
+        self._describing.remember(link)
         self._forget(link, lingers=lingers)
 
     def is_attached(self, queue: str, *, besides: Link | None = None) -> bool:
         """Whether the queue has a connection here that the store knows of."""
-        links = self._links.get(queue, set()) - {besides}
-        return any(link.connection.state in (State.REPLAYING, State.LIVE) for link in links)
+        return any(link.connection.reads for link in self._links.of(queue) if link is not besides)
 
     def _forget(self, link: Link, *, lingers: bool = False) -> None:
-        links = self._links.get(link.queue)
-        if links is not None:
-            links.discard(link)
-            if not links:
-                del self._links[link.queue]
-        if not lingers:
-            self._detach(link.presence)
-
-    def _detach(self, presence: Presence) -> None:
-        self._detached.append(presence)
-        self._has_detached.set()
+        self._links.discard(link)
+        if link.is_announced and not lingers:
+            self._detaching.add(link.presence)
 
     def carry_out(self, link: Link, actions: Iterable[Action]) -> None:
         """Do what a connection has decided."""
@@ -164,22 +208,25 @@ class Hub:
                 case Read():
                     self._reads.want(link)
                 case Acknowledge():
+                    self.meter.trace(link)  # before the store may have removed them
                     self.acks.add(link.queue, action.positions)
                 case Return():
                     self.returns.add(link, action)
                 case Persist():
                     self.own.persist(link, action.messages)
                 case Settle():
-                    self.background(self._settle(link.queue, action.records))
+                    self.background(self._settling.settle(link.queue, action.records))
                 case Close():
                     link.end(action.code, action.reason)
 
     def _written(self, link: Link, seq: int) -> None:
         self.carry_out(link, link.connection.written(seq, self.loop.time()))
+        if len(link.connection.window.account.transmitted) >= COUNT_TOGETHER:
+            self.meter.read(link)
 
     def links(self) -> list[Link]:
         """All connections: those that are there, and those that are gone with own sends that are not stored yet."""
-        return [*(link for links in self._links.values() for link in links), *self.own.orphans]
+        return [*self._links, *self.own.orphans]
 
     # --- the store ---------------------------------------------------------------------------------------------
 
@@ -195,34 +242,27 @@ class Hub:
         return await self._call_in(self._digest_pool, work)
 
     async def _call_in(self, pool: Pool, work: Callable[[], Result]) -> Result:
+        current_guard().check()  # threads that wait for an answer are not joined by others
         return await in_time(asyncio.wrap_future(pool.submit(work)))
 
     def now(self) -> datetime:
         """The store's time, as far as it is known without asking."""
         return datetime.now(UTC) + self._clock_offset
 
-    async def _settle(self, queue: str, records: Collection[int]) -> None:
-        self._settling.update(records)
-        try:
-            await self.call(lambda: self.store.settle(queue, records))
-        except Exception as error:  # the client is told once more, then
-            complain(logger, "losses not settled", "settle_failed", error)
-        finally:
-            self._settling.difference_update(records)
-
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def ring(self, queues: wakeup.Look) -> None:
+    def ring(self, queues: wakeup.Look, *, is_poll: bool = False) -> None:
         """These queues (None: any) may hold something for their connections here."""
         if queues is None:
             self._shall_poll.set()
             return
         for queue in queues:
-            for link in list(self._links.get(queue, ())):
-                self.carry_out(link, link.connection.ring())
-
-    def _on_local_bell(self, queues: wakeup.Look) -> None:
-        self._from_thread(self.ring, queues)
+            for link in self._links.of(queue):
+                if is_poll:
+                    self.meter.read(link)  # what was transmitted before was not found by this poll
+                actions = link.connection.ring()
+                link.was_polled = is_poll and bool(actions)
+                self.carry_out(link, actions)
 
     def _from_thread(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
@@ -238,19 +278,6 @@ class Hub:
     async def _write_withheld(self) -> None:
         await self.withheld.write(self.call, self.store.withhold)
 
-    async def _write_detached(self) -> None:
-        await self._has_detached.wait()
-        await asyncio.sleep(COLLECT_SECONDS)
-        self._has_detached.clear()
-        detached, self._detached = self._detached, []
-        try:
-            await self.call(lambda: self.store.detach(detached))
-        except Exception as error:
-            complain(logger, "connections not detached yet", "detach_failed", error)
-            self._detached += detached
-            await asyncio.sleep(TRY_AGAIN_SECONDS)
-            self._has_detached.set()
-
     # --- time --------------------------------------------------------------------------------------------------
 
     async def _poll_in_time(self) -> None:
@@ -265,20 +292,24 @@ class Hub:
 
     async def poll(self) -> None:
         """Ask the store what no bell told of, in one go for all connections."""
-        queues = list(self._links)
+        queues = self._links.lines()
         if not queues:
             return
-        told = self._settling.union(*(link.connection.told() for link in self.links()))
-        lines = {link.queue: link.connection.policy for link in self.links() if client_of(link.queue)}
+        told = self._settling.records.union(*(link.connection.told() for link in self.links()))
+        lines = {
+            link.queue: link.connection.policy
+            for link in self._links
+            if client_of(link.queue) and link.connection.reads
+        }
         try:
             await self.call(lambda: self.store.take_over(lines))
             waiting, losses = await self.call(lambda: (self.store.waiting(queues), self.store.losses(queues, told)))
         except Exception as error:
             complain(logger, "poll failed", "poll_failed", error)
             return
-        self.ring(waiting)
+        self.ring(waiting, is_poll=True)
         for queue, lost in losses.items():
-            for link in list(self._links.get(queue, ())):
+            for link in self._links.of(queue):
                 self.carry_out(link, link.connection.tell_losses(lost))
 
     async def _tick(self) -> None:
@@ -288,13 +319,14 @@ class Hub:
             if link.is_deaf:
                 link.connection.excuse(now)
             self.carry_out(link, link.connection.tick(now))
+            self.meter.read(link)
 
     async def _live_on(self) -> None:
         await asyncio.sleep(conf.get("SERVER_HEARTBEAT_SECONDS") * random.uniform(0.8, 1.0))
         if not self.is_known:
             return
         try:
-            if not await self.call(lambda: self.store.heartbeat(self.server)):
+            if not await self._heartbeat():
                 logger.warning("the store had given this server up", extra={"action": "server_forgotten"})
                 self._shall_attach_again = True
             if self._shall_attach_again:
@@ -307,12 +339,18 @@ class Hub:
     async def _register(self) -> None:
         async with self._registering:
             if not self.is_known:
-                await self.call(lambda: self.store.heartbeat(self.server))
+                await self._heartbeat()
                 self.is_known = True
+
+    async def _heartbeat(self) -> bool:
+        began = self.loop.time()
+        is_known = await self.call(lambda: self.store.heartbeat(self.server))
+        self.heard_at = began
+        return is_known
 
     async def _attach_again(self) -> None:
         self._shall_attach_again = False
-        links = [link for links in self._links.values() for link in links if not _is_gone(link)]
+        links = [link for link in self._links if link.is_announced and not link.is_over]
         for start in range(0, len(links), ATTACH_TOGETHER):  # each waits for its answer no longer than for any other
             await asyncio.gather(*map(self._attach_link_again, links[start : start + ATTACH_TOGETHER]))
         self._shall_poll.set()
@@ -320,7 +358,7 @@ class Hub:
     async def _attach_link_again(self, link: Link) -> None:
         try:
             await self._arrivals.attach(link.presence, link.connection.policy)
-            if _is_gone(link):  # it was detached meanwhile
+            if link.is_over:  # it was detached meanwhile
                 self._forget(link)
         except Exception as error:
             complain(logger, "connection not attached again yet", "attach_failed", error)
@@ -349,6 +387,7 @@ class Hub:
     def leave(self) -> None:
         """End the threads. Nothing can be carried out any more."""
         wakeup.unregister_local(self.server.id)
+        statistics.hub_ends()
         self._pool.close(TRY_AGAIN_SECONDS)
         self._digest_pool.close(TRY_AGAIN_SECONDS)
 
@@ -358,7 +397,3 @@ class Hub:
         for link in self.links():
             self.release(link, None)
         await cancel_all(self._tasks | self.lingering.tasks())
-
-
-def _is_gone(link: Link) -> bool:
-    return link.connection.state is State.CLOSED

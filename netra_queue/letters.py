@@ -6,10 +6,10 @@ StoreUnavailable. Not for use on a running event loop.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from . import sending
+from . import policies, sending
 from .core.message import LossReason
 from .exceptions import MessageTooLarge, QueueFull
 from .stores import current_store
@@ -31,15 +31,18 @@ def letters(*, queue: str | None = None, reason: LossReason | None = None, limit
     return current_store().letters(limit, queue=queue, reason=reason)
 
 
-def requeue(numbers: Iterable[int]) -> Requeued:
+def requeue(numbers: Iterable[int], *, progress: Callable[[int, int], None] | None = None) -> Requeued:
     """Put these letters' messages back into their queues, oldest first, each in a transaction of its own.
 
     The message keeps its id, priority and time of sending, and has all its time to live before it. The queue's limits
-    hold: it may push others out, or be refused.
+    hold: it may push others out, or be refused. ``progress`` is called with how many are dealt with, and of how many.
     """
-    store, rung, refused, count = current_store(), set[str](), list[int](), 0
+    store, rung, refused, count = policies.fresh_store(), set[str](), list[int](), 0
+    ordered = sorted(set(numbers))
     try:
-        for number in sorted(set(numbers)):
+        for done, number in enumerate(ordered):
+            if progress is not None:
+                progress(done, len(ordered))
             try:
                 answer = store.requeue(number)
             except (QueueFull, MessageTooLarge):

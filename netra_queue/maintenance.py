@@ -18,13 +18,14 @@ from functools import partial
 
 from django.utils.module_loading import import_string
 
-from . import conf, signals
+from . import conf, policies, signals
 from .core.message import Priority
 from .core.policy import Policy
+from .core.statistics import Event
 from .core.tracking import UndeliveredMessage
-from .exceptions import StoreUnavailable
-from .stores import current_store
-from .stores.base import Due, Overview, QueueStat
+from .counting import adder
+from .exceptions import BreakerOpen, StoreUnavailable
+from .stores.base import Due, Overview
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ HAND_OVER_BATCH = 100  # messages given to one call of ON_UNDELIVERED
 COUNT_LIMIT = 100_000  # rows that a count looks at, so that asking is quick whatever the table holds
 
 SMALLEST_BATCH = 10
+SHORTEST_PAUSE_SECONDS = 0.05  # while somebody else's probe is on its way
 SLOW_BATCH_SECONDS = 2.0  # a batch that holds its rows for longer than this is too large
 
 
@@ -49,49 +51,56 @@ def sweep(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run
     """Remove expired messages, oldest expiry first. They count as lost to expiry, and their clients are told."""
     if dry_run:
         return _counted(_due().expired)
-    return _in_batches(current_store().sweep, batch, budget_seconds)
+    removal = _in_batches(policies.fresh_store().sweep, batch, budget_seconds)
+    adder.add(Event.SWEPT)
+    return removal
 
 
 def reap(*, dry_run: bool = False) -> Removal:
     """Remove the connections of server processes whose heartbeat stopped, and these processes."""
     if dry_run:
         return _counted(_due().connections)
-    return Removal(count=current_store().reap(), finished=True)
+    return Removal(count=policies.fresh_store().reap(), finished=True)
 
 
 def forget_idle(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Remove queues that are empty, without connections, and idle for IDLE_QUEUE_SECONDS."""
     if dry_run:
         return _counted(_due().idle_queues)
-    return _in_batches(current_store().forget_idle, batch, budget_seconds)
+    return _in_batches(policies.fresh_store().forget_idle, batch, budget_seconds)
 
 
 def forget_keys(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Remove idempotency and collapse keys that have run out, and what was kept of tracked messages long enough."""
     if dry_run:
         return _counted(_due().keys)
-    return _in_batches(current_store().forget_keys, batch, budget_seconds)
+    return _in_batches(policies.fresh_store().forget_keys, batch, budget_seconds)
 
 
 def expire_lines(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Forget devices that have not been connected for their policy's LINE_SECONDS, and what waits for them alone."""
     if dry_run:
         return _counted(_due().lines)
-    return _in_batches(current_store().expire_lines, batch, budget_seconds)
+    return _in_batches(policies.fresh_store().expire_lines, batch, budget_seconds)
 
 
 def forget_bodies(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Remove payloads that several messages shared and none has any more. Dry, only those whose time is over."""
     if dry_run:
         return _counted(_due().bodies)
-    return _in_batches(current_store().forget_bodies, batch, budget_seconds)
+    return _in_batches(policies.fresh_store().forget_bodies, batch, budget_seconds)
 
 
 def forget_letters(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Remove dead letters that were kept for their policies' DEAD_LETTER_SECONDS."""
     if dry_run:
         return _counted(_due().letters)
-    return _in_batches(current_store().forget_letters, batch, budget_seconds)
+    return _in_batches(policies.fresh_store().forget_letters, batch, budget_seconds)
+
+
+def roll_up_statistics(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS) -> Removal:
+    """Add statistics up: to a row a minute after an hour, to one an hour after two days; remove them after 31 days."""
+    return _in_batches(policies.fresh_store().roll_up_statistics, batch, budget_seconds)
 
 
 def hand_over(
@@ -104,6 +113,7 @@ def hand_over(
     """
     if dry_run:
         return _counted(_due().undelivered)
+    policies.fresh_store()
     removals: list[Removal] = []
     errors: list[Exception] = []
     for policy in conf.policies():
@@ -120,7 +130,7 @@ def hand_over(
 
 
 def _hand_over(policy: Policy, limit: int) -> int:
-    return current_store().hand_over(policy.name, limit, partial(_receive, policy))
+    return policies.fresh_store().hand_over(policy.name, limit, partial(_receive, policy))
 
 
 def _receive(policy: Policy, messages: tuple[UndeliveredMessage, ...]) -> None:
@@ -137,39 +147,49 @@ def purge(
     queue: str,
     priority: Priority | None = None,
     *,
+    only_expired: bool = False,
     batch: int = BATCH,
     budget_seconds: float = BUDGET_SECONDS,
     dry_run: bool = False,
+    on_batch: Callable[[int], None] = lambda removed: None,
 ) -> Removal:
     """Remove a queue's messages, all or those of one priority. They count as dropped, and the client is told.
 
     A queue that is unknown, or empty, is no error. Not finished while some are left that other transactions hold.
+    ``only_expired``: those whose time is over; they count as expired. ``on_batch`` is called with how many are removed.
+    For a queue with its lines, or many, see ``operators``.
     """
-    store = current_store()
+    store, removed = policies.fresh_store(), 0
+
+    def matching() -> int:
+        return store.matching([queue], priority, only_expired=only_expired)
+
+    def remove(limit: int) -> int:
+        nonlocal removed
+        count = store.purge(queue, limit, priority, only_expired=only_expired)
+        removed += count
+        on_batch(removed)
+        return count
+
     if dry_run:
-        return Removal(count=_count(store.stat(queue), priority), finished=True)
-    removal = _in_batches(lambda limit: store.purge(queue, limit, priority), batch, budget_seconds)
-    is_empty = _count(store.stat(queue), priority) == 0
-    return Removal(count=removal.count, finished=removal.finished and is_empty)
-
-
-def _count(stat: QueueStat, priority: Priority | None) -> int:
-    return stat.messages if priority is None else stat.by_priority.get(priority, 0)
+        return Removal(count=matching(), finished=True)
+    removal = _in_batches(remove, batch, budget_seconds)
+    return Removal(count=removal.count, finished=removal.finished and not matching())
 
 
 def stats(*, limit: int = 20) -> Overview:
     """Totals and the ``limit`` largest queues. Takes the same time whatever the tables hold (see ``Overview``)."""
-    return current_store().overview(limit, COUNT_LIMIT)
+    return policies.fresh_store().overview(limit, COUNT_LIMIT)
 
 
 def is_known(queue: str) -> bool:
     """Whether the store has a queue of this name, or messages for one."""
-    store = current_store()
+    store = policies.fresh_store()
     return bool(store.describe([queue])) or store.stat(queue).messages > 0
 
 
 def _due() -> Due:
-    return current_store().due(COUNT_LIMIT)
+    return policies.fresh_store().due(COUNT_LIMIT)
 
 
 def _counted(count: int) -> Removal:
@@ -183,6 +203,10 @@ def _in_batches(remove: Callable[[int], int], batch: int, budget_seconds: float)
     while True:
         try:
             count = remove(batch)
+        except BreakerOpen as error:
+            _wait_for_breaker(error, started + budget_seconds)
+            before = time.monotonic()
+            continue
         except StoreUnavailable:
             if batch <= SMALLEST_BATCH or time.monotonic() - started >= budget_seconds:
                 raise
@@ -195,3 +219,11 @@ def _in_batches(remove: Callable[[int], int], batch: int, budget_seconds: float)
         if now - before > SLOW_BATCH_SECONDS:
             batch = max(min(batch, SMALLEST_BATCH), batch // 2)
         before = now
+
+
+def _wait_for_breaker(error: BreakerOpen, deadline: float) -> None:
+    """Until it may be worth another try. Raises the error when the time is over before that."""
+    seconds = error.retry_after_seconds or 0.0
+    if time.monotonic() + seconds >= deadline:
+        raise error
+    time.sleep(max(seconds, SHORTEST_PAUSE_SECONDS))

@@ -7,18 +7,34 @@ leave messages behind under an id nobody finds again.
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from enum import IntFlag
 from functools import lru_cache
 from typing import Any
 
 from django.db import models
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.translation import gettext_lazy as _
 
+from .alert_models import Alert as Alert  # where Django looks for models
+from .alert_models import AlertBook as AlertBook
+from .control_models import ControlState as ControlState
+from .control_models import PolicyPattern as PolicyPattern
+from .control_models import QueuePolicy as QueuePolicy
 from .core.message import Fate, LossReason, PayloadKind, Priority, base_of
+from .core.rollout import number_of
+from .fields import ExactCharField as ExactCharField
+from .fields import ExactTextField as ExactTextField
+from .fields import SparseIndex as SparseIndex
+from .fields import SparseKeyIndex as SparseKeyIndex
+from .models_connections import Linger as Linger
+from .models_connections import LiveConnection as LiveConnection
+from .models_connections import ServerProcess as ServerProcess
+from .models_rates import RateBucket as RateBucket
+from .models_statistics import Dashboard as Dashboard
+from .models_statistics import Statistics as Statistics
 
+REASON_LENGTH = 200
+BY_LENGTH = 150  # of Django's user names
 KNOWN_IDS = 10_000  # that a process keeps: a message asks for its queue's several times
 
 
@@ -28,7 +44,7 @@ def queue_id(name: str) -> int:
 
     Two names with one id are refused when the second one is used (``DatabaseStore.ensure``), not mixed up.
     """
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+    return number_of(name)
 
 
 def group_id(name: str) -> int:
@@ -51,44 +67,13 @@ class Flag(IntFlag):
     WATCHED = 16  # handed over when nobody has acked it in time (Watch)
 
 
-def _exact(parameters: Any, connection: BaseDatabaseWrapper) -> Any:
-    """MySQL's default collations ignore case, and not every character set of it can hold every character."""
-    return {**parameters, "collation": "utf8mb4_bin"} if connection.vendor == "mysql" else parameters
-
-
-class ExactCharField(models.CharField):  # type: ignore[type-arg]
-    """Text that is compared character by character on every database."""
-
-    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
-        return _exact(super().db_parameters(connection), connection)
-
-
-class ExactTextField(models.TextField):  # type: ignore[type-arg]
-    """Text of any length, kept as it is on every database."""
-
-    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
-        return _exact(super().db_parameters(connection), connection)
-
-
-class SparseIndex(models.Index):
-    """An index on one column that is mostly null, without the nulls where the database can leave them out.
-
-    The condition is no attribute: Django would warn of it on MariaDB and MySQL, and make no index at all.
-    """
-
-    def create_sql(self, model: Any, schema_editor: Any, using: str = "", **kwargs: Any) -> Any:
-        if not schema_editor.connection.features.supports_partial_indexes:
-            return super().create_sql(model, schema_editor, using, **kwargs)
-        is_set = models.Q(**{f"{self.fields[0]}__isnull": False})
-        partial = models.Index(fields=self.fields, name=self.name, condition=is_set)
-        return partial.create_sql(model, schema_editor, using, **kwargs)
-
-
 class Queue(models.Model):
     """What is known of a queue besides its messages. Removed when it was idle for long.
 
     ``parent``: of a device's line, the queue that it is a line of. A line is in use while ``seen_at`` is neither null
     nor too long ago, or while it has a connection.
+    ``paused_at``: since when nothing is given out, of a queue of none of its lines; until ``paused_until``, or until an
+    operator resumes it.
     """
 
     id = models.BigIntegerField(primary_key=True)
@@ -97,15 +82,30 @@ class Queue(models.Model):
     )
     name = ExactCharField(_("name"), max_length=255, unique=True)
     policy = ExactCharField(_("policy"), max_length=100, blank=True, default="")
+    is_resolved = models.BooleanField(default=False, db_default=False)  # POLICY_RESOLVER has chosen the policy
     created_at = models.DateTimeField(_("created at"))
     seen_at = models.DateTimeField(_("last seen"), null=True)  # a client connected or left; None: never
+    acked_at = models.DateTimeField(null=True)  # the last ack of the connections that have left
     idle_since = models.DateTimeField(_("idle since"), db_index=True)  # the same, or the queue's beginning
+    paused_at = models.DateTimeField(_("paused since"), null=True)
+    paused_until = models.DateTimeField(_("paused until"), null=True)
+    pause_reason = models.CharField(_("reason"), max_length=REASON_LENGTH, blank=True, default="", db_default="")
+    paused_by = models.CharField(_("paused by"), max_length=BY_LENGTH, blank=True, default="", db_default="")
 
     class Meta:
         verbose_name = _("queue")
         verbose_name_plural = _("queues")
         default_permissions = ("view",)
-        permissions = [("purge_queue", _("Can purge queue"))]
+        permissions = [
+            ("purge_queue", _("Can purge queue")),
+            ("pause_queue", _("Can pause and resume queue")),
+            ("resend_queue", _("Can have queue looked at again")),
+            ("disconnect_queue", _("Can disconnect clients of queue")),
+            ("forget_queue", _("Can forget device")),
+            ("export_queue", _("Can export messages of queue")),
+            ("set_policy_queue", _("Can change policy of queue")),
+        ]
+        indexes = [SparseKeyIndex(fields=["paused_at"], name="netra_paused_queues")]
 
     def __str__(self) -> str:
         return str(self.name)
@@ -139,7 +139,8 @@ class Body(models.Model):
 class Message(models.Model):
     """One payload accepted for one queue. ``payload`` is empty when it has a ``body``, which has the text then.
 
-    ``deliveries``: how many connections ended after it was transmitted and before it was acked.
+    ``deliveries``: how many connections ended after it was transmitted and before it was acked. ``not_before``: when it
+    may be read, of what was sent above a rate.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -156,6 +157,8 @@ class Message(models.Model):
     body = models.ForeignKey(Body, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+")
     flags = models.SmallIntegerField(default=0, db_default=0)
     deliveries = models.SmallIntegerField(_("deliveries"), default=0, db_default=0)
+    not_before = models.DateTimeField(_("not before"), null=True)
+    traceparent = models.CharField(max_length=55, null=True)  # noqa: DJ001  NULL takes no room in the row
 
     class Meta:
         verbose_name = _("message")
@@ -340,56 +343,3 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.queue_id} in {self.group_id}"
-
-
-class ServerProcess(models.Model):
-    """A server process that holds connections. Alive while its heartbeat is recent."""
-
-    id = ExactCharField(primary_key=True, max_length=32)
-    host = models.CharField(_("host"), max_length=255)
-    pid = models.IntegerField(_("process id"))
-    started_at = models.DateTimeField(_("started at"))
-    heartbeat_at = models.DateTimeField(_("heartbeat"), db_index=True)
-
-    class Meta:
-        verbose_name = _("server process")
-        verbose_name_plural = _("server processes")
-        default_permissions = ("view",)
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.pid}"
-
-
-class LiveConnection(models.Model):
-    """An accepted WebSocket, held by a server process. Gone with its process's heartbeat at the latest."""
-
-    id = ExactCharField(primary_key=True, max_length=32)
-    queue = models.ForeignKey(Queue, models.DO_NOTHING, db_constraint=False, related_name="connections")
-    server = models.ForeignKey(ServerProcess, models.DO_NOTHING, db_constraint=False, related_name="connections")
-    client = ExactCharField(_("client"), max_length=64, blank=True, default="")
-    connected_at = models.DateTimeField(_("connected since"))
-
-    class Meta:
-        verbose_name = _("live connection")
-        verbose_name_plural = _("live connections")
-        default_permissions = ("view",)
-
-    def __str__(self) -> str:
-        return str(self.id)
-
-
-class Linger(models.Model):
-    """A consumer whose client is gone and that goes on listening to its groups, in a server process. The id is that of
-    the connection that was.
-    """
-
-    id = ExactCharField(primary_key=True, max_length=32)
-    queue = models.ForeignKey(Queue, models.DO_NOTHING, db_constraint=False, related_name="+")
-    server = models.ForeignKey(ServerProcess, models.DO_NOTHING, db_constraint=False, related_name="+")
-    until = models.DateTimeField(db_index=True)
-
-    class Meta:
-        default_permissions = ()
-
-    def __str__(self) -> str:
-        return str(self.id)

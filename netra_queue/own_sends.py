@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from datetime import datetime
+from typing import Any
 
-from . import conf, sending
+from . import conf, sending, tracing
+from .core import wire
 from .core.actions import Action
-from .core.connection import State
-from .core.message import Message
-from .exceptions import StoreUnavailable
+from .core.message import Message, Priority
+from .core.states import State
+from .exceptions import BreakerOpen, StoreUnavailable
+from .ids import new_id
 from .link import Link
 from .stores.base import Appended
 from .stores.batching import current_writer
@@ -25,6 +29,20 @@ logger = logging.getLogger(__name__)
 
 MAX_ORPHANS = 10_000  # connections that are gone and whose own sends wait for the store
 COMPLAIN_SECONDS = 5.0
+
+
+def own_message(event: Mapping[str, Any], at: datetime) -> Message:
+    """What a consumer sends, given as its ``websocket.send``."""
+    text = event.get("text")
+    payload = wire.text_payload(text) if text is not None else wire.bytes_payload(event["bytes"])
+    return Message(
+        position=0,
+        id=new_id(),
+        payload=payload,
+        priority=Priority.NORMAL,
+        created_at=at,
+        traceparent=tracing.traceparent(),
+    )
 
 
 class OwnSends:
@@ -42,12 +60,14 @@ class OwnSends:
         self._loop, self._carry_out, self._from_thread = loop, carry_out, from_thread
         self._complained_at = -COMPLAIN_SECONDS
 
-    async def append(self, link: Link, message: Message) -> None:
-        """Put one into the store at once, for whoever is or will be connected.
+    async def append(self, link: Link, message: Message) -> bool:
+        """Put one into the store at once, for whoever is or will be connected. False: the queue does without.
 
         Raises StoreUnavailable; then it may have been stored, if the store answered too late. Cancelling the call takes
         nothing back.
         """
+        if not link.connection.standing.keeps:
+            return False
         answer = asyncio.wrap_future(current_writer().submit(link.drafts([message]), link.policies))
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come after the deadline
         try:
@@ -55,13 +75,20 @@ class OwnSends:
                 await asyncio.shield(answer)
         except TimeoutError as error:
             raise StoreUnavailable("the message was not written in time") from error
+        except BreakerOpen:
+            if link.connection.policy.does_without:
+                return False
+            raise
         sending.announce([link.queue])
+        return True
 
     async def make_room(self, link: Link, id: str) -> None:
         """Return when this message's sender may go on: it is stored, or there is room for it in memory.
 
         Raises StoreUnavailable when the store did not take what waits; then the message is forgotten.
         """
+        if not link.connection.must_wait(id):
+            return
         try:
             async with asyncio.timeout(conf.get("STORE_TIMEOUT_SECONDS")):
                 while link.connection.must_wait(id):

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from .core.connection import State
 from .hub import Hub
 from .lingering import Departure, Stay, check_seconds
 from .link import Link
+from .mailbox import Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ class Parting:
         self._departure = departure
         self._seconds = 0.0
         self._asked = 0
-        self._is_connected = asyncio.Event()
+        self._asks = Pulse()
         self._life: asyncio.Task[None] | None = None
-        self._stayed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # it is over, or lingers
         self._stay: Stay | None = None
         self._hub: Hub | None = None
 
@@ -47,14 +47,14 @@ class Parting:
     def asks_again(self) -> None:
         """The consumer asks for an event. Channels does so again when the one before has been handled."""
         self._asked += 1
-        if self._asked > 1:
-            self._is_connected.set()
+        self._asks.beat()
 
     async def connected(self) -> None:
         """Return when the consumer's ``connect()`` is done, or takes long: it may join its groups after it accepts."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._is_connected.wait()
+                while self._asked < 2:
+                    await self._asks.next()
         except TimeoutError:
             logger.debug("connect() takes long", extra={"action": "slow_connect"})
 
@@ -62,8 +62,9 @@ class Parting:
         """Return when ``life`` is over, or when it lingers. Raises what it raises. Cancelling this cancels it, unless
         it lingers."""
         task = self._life = asyncio.create_task(life)
+        task.add_done_callback(lambda _: self._leave())
         try:
-            await asyncio.wait([task, self._stayed], return_when=asyncio.FIRST_COMPLETED)
+            await self._left
         except asyncio.CancelledError:
             if self.lingers:
                 raise
@@ -72,11 +73,15 @@ class Parting:
         if task.done() or not self.lingers:
             await task
 
+    def _leave(self) -> None:
+        if not self._left.done():
+            self._left.set_result(None)
+
     def may_linger(self, hub: Hub, link: Link) -> bool:
         """Whether there is something to stay for, and nobody else here to hear it; the store knows of other servers."""
         if self._life is None or self._life.done() or self._life.cancelling():
             return False
-        is_attached = link.connection.state in (State.REPLAYING, State.LIVE)
+        is_attached = link.connection.reads and link.connection.standing.keeps
         wants_to = self._seconds > 0 and self._departure.has_joined()
         return is_attached and wants_to and not hub.is_attached(link.queue, besides=link)
 
@@ -84,10 +89,10 @@ class Parting:
         """Release the connection, and have the consumer stay. ``told``: see ``Endpoint``."""
         assert self._life is not None
         self._hub = hub
-        self._stay = Stay(presence=link.presence, seconds=self._seconds, leave=self._departure.leave)
         hub.release(link, told, lingers=True)
+        self._stay = Stay(presence=link.presence, seconds=self._seconds, leave=self._departure.leave)
         hub.lingering.begin(self._stay, self._life)
-        self._stayed.set_result(None)
+        self._leave()
 
     def end(self) -> None:
         """The consumer lingers no longer. Idempotent, and nothing if it does not."""

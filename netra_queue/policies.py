@@ -1,4 +1,8 @@
-"""Which policy each queue has, remembered for an instant, so that a send does not ask the store for it each time."""
+"""Which policy each queue has, remembered for an instant, so that a send does not ask the store for it each time.
+
+What was chosen for a queue, by its consumer or by POLICY_RESOLVER, is remembered here; what operators have set is in
+``controls``, and asked for on the same occasions. Together they say which policy is in force.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from . import conf
+from . import conf, controls
 from .core.policy import Policy
+from .core.rollout import Standing
+from .stores import current_store
 from .stores.base import Store
 
 REMEMBER_SECONDS = 2.0
@@ -20,21 +27,38 @@ _remembered: dict[tuple[int, str], tuple[float, str | None]] = {}  # (store, que
 
 def remembered(store: Store, queues: Collection[str]) -> dict[str, Policy] | None:
     """The queues' policies, or None if the store has to be asked. Does not block."""
+    if controls.is_stale(store):
+        return None
+    if controls.current().is_off:  # the store is asked for nothing, and nothing depends on what would be chosen
+        return last_known(store, queues)
     now = time.monotonic()
     with _lock:
         entries = {queue: _remembered.get((id(store), queue)) for queue in queues}
     if any(entry is None or entry[0] < now or entry[1] is None for entry in entries.values()):
         return None
-    return {queue: conf.policy_or_default(entry[1] or "") for queue, entry in entries.items() if entry is not None}
+    return {queue: conf.policy_of(queue, entry[1] or "") for queue, entry in entries.items() if entry is not None}
+
+
+def learn(store: Store, queue: str, name: str) -> None:
+    """A connection has come to this queue, for which this policy was chosen."""
+    _remember(store, {queue: name})
+
+
+def last_known(store: Store, queues: Collection[str]) -> dict[str, Policy]:
+    """The queues' policies as far as this process remembers which were chosen. Does not block."""
+    with _lock:
+        names = {queue: (_remembered.get((id(store), queue)) or (0.0, None))[1] for queue in queues}
+    return {queue: conf.policy_of(queue, name or "") for queue, name in names.items()}
 
 
 def of(store: Store, queues: Collection[str]) -> dict[str, Policy]:
     """The queues' policies. Blocks while the store is asked. A queue that the store does not know has the default."""
+    controls.refresh(store)
     if (found := remembered(store, queues)) is not None:
         return found
     described = store.describe(queues)
     _remember(store, {queue: described.get(queue) for queue in queues})
-    return {queue: conf.policy_or_default(described.get(queue, "")) for queue in queues}
+    return {queue: conf.policy_of(queue, described.get(queue, "")) for queue in queues}
 
 
 def make_known(store: Store, queues: Collection[str]) -> None:
@@ -46,10 +70,41 @@ def make_known(store: Store, queues: Collection[str]) -> None:
         _remember(store, store.describe(unknown))
 
 
+def fresh_store() -> Store:
+    """The process's store, with the policies that are in force now. Blocks while it is asked for them."""
+    store = current_store()
+    controls.refresh(store)
+    return store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """Which policy is in force for a queue, why, as the end of a sentence, and what the queue is to the store."""
+
+    policy: Policy
+    reason: str
+    standing: Standing
+
+
+def chosen(queue: str, name: str, *, is_resolved: bool) -> Chosen:
+    """``name``: what was chosen for the queue when a client connected last (``QueueStat``)."""
+    rule = conf.rule_for(queue)
+    if rule is not None:
+        wanted, reason = rule.policy, f"an operator's pattern, {rule.pattern}"
+    elif name in ("", "default"):
+        wanted, reason = "default", "nothing else was chosen"
+    else:
+        wanted, reason = name, "POLICY_RESOLVER" if is_resolved else "the consumer's queue_policy"
+    policy = conf.policy_or_default(wanted)
+    missing = f", which names {wanted!r}; there is no such policy" if policy.name != wanted else ""
+    return Chosen(policy=policy, reason=reason + missing, standing=conf.standing_of(queue, policy))
+
+
 def forget() -> None:
     """Ask the store again next time."""
     with _lock:
         _remembered.clear()
+    controls.forget()
 
 
 def _begin_anew() -> None:

@@ -13,16 +13,17 @@ from typing import Any
 
 from asgiref.sync import SyncToAsync
 
-from . import policies, wakeup
+from . import policies, statistics, wakeup
 from .cancelling import cancel_all
 from .core.actions import Acknowledge, Persist, Return
 from .hub import Hub
 from .link import Link
-from .stores import batching, current_store
+from .stores import batching, current_store, guarded
 
 logger = logging.getLogger(__name__)
 
 EXIT_SECONDS = 5.0
+REST_SECONDS = 10.0
 IDLE_CHECK_SECONDS = 0.02
 
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
@@ -39,6 +40,11 @@ def current_hub() -> Hub:
         hub = _hubs[loop] = Hub()
         hub.start()
     return hub
+
+
+def hubs() -> list[Hub]:
+    """The hubs of all event loops that run. Thread-safe."""
+    return [hub for loop, hub in list(_hubs.items()) if loop.is_running()]
 
 
 def _register_exit() -> None:
@@ -74,16 +80,18 @@ def close(timeout_seconds: float = EXIT_SECONDS) -> None:
 
     Called at the end of the process: Daphne does not let consumers finish, Uvicorn does. Idempotent.
     """
+    guarded.forget()  # whatever the store did before: this is the last time that it can be asked
     for hub in list(_hubs.values()):
         _finish(hub)
     batching.close(timeout_seconds)
     while _hubs:
         _, hub = _hubs.popitem()
         hub.leave()
-        _write_rest(hub)
+        _in_time(lambda: _write_rest(hub))  # noqa: B023  called at once
     batching.close(timeout_seconds)
     wakeup.close(1.0, at_end=current_store().leave_thread)
     policies.forget()
+    statistics.close()
 
 
 def _finish(hub: Hub) -> None:
@@ -124,8 +132,27 @@ async def _cancel_others(spared: Collection[asyncio.Task[Any]] = ()) -> None:
     await cancel_all(tasks)
 
 
+def _in_time(work: Callable[[], None]) -> None:
+    """Do this in a thread, and go on after REST_SECONDS: a database that swallows everything must not hold the end."""
+
+    def doing() -> None:
+        store = current_store()
+        store.in_own_thread(work)
+        store.leave_thread()
+
+    thread = threading.Thread(target=doing, name="netra-rest", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # Python starts no more
+        work()
+        return
+    thread.join(REST_SECONDS)
+    if thread.is_alive():
+        logger.error("not everything is written at exit: the store does not answer", extra={"action": "exit_failed"})
+
+
 def _write_rest(hub: Hub) -> None:
-    """Write what only the hub's memory has, in the calling thread: its loop runs no more."""
+    """Write what only the hub's memory has: its loop runs no more."""
     for link in hub.links():
         closed = link.connection.close(None, hub.loop.time())
         for action in [*closed, *hub.own.settle(link), *link.connection.rescue()]:
@@ -135,6 +162,7 @@ def _write_rest(hub: Hub) -> None:
                 hub.returns.add(link, action)
             elif isinstance(action, Persist):
                 _try("own sends lost at exit", lambda: _append(hub, link, action))  # noqa: B023  called at once
+        hub.meter.read(link)
     if acks := hub.acks.unwritten():
         _try("acks not written at exit", lambda: hub.store.ack(acks))
     if returns := hub.returns.unwritten():

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from . import conf, permission
 from .acks import Acks
 from .complaints import complain
 from .core.actions import Action, ReadRequest
-from .core.connection import State
 from .core.message import base_of, client_of
 from .core.policy import Policy
+from .core.states import State
 from .core.wire import CloseCode
 from .link import Link
+from .replay_reads import ReplayReads
 from .stores.base import Batch, Store
+from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-COLLECT_SECONDS = 0.001  # how long a read waits for further bells
+READ_EVERY_SECONDS = 0.002  # at most: the first bell is followed at once, and those that come meanwhile share a read
 READS_PER_CALL = 500
 CONCURRENT_READS = 2
 LATE_ROUNDS = 3
@@ -43,6 +46,10 @@ class Host(Protocol):
 
     def background(self, work: Awaitable[None]) -> None: ...
 
+    def ring(self, queues: Collection[str] | None) -> None: ...
+
+    def now(self) -> datetime: ...
+
 
 class Reads:
     """For one event loop."""
@@ -52,17 +59,24 @@ class Reads:
         self._rung: dict[Link, None] = {}
         self._has_rung = asyncio.Event()
         self._turns = asyncio.Semaphore(CONCURRENT_READS)
+        self._next_at = 0.0
+        self.replays = ReplayReads(host.loop, self._read_some)
+        self._turns_to_come = Turns(host.loop, host.ring, host.now)
 
     def want(self, link: Link) -> None:
         """This connection has decided to read."""
-        self._rung[link] = None
-        self._has_rung.set()
+        if link.connection.state is State.REPLAYING:
+            self.replays.want(link)
+        else:
+            self._rung[link] = None
+            self._has_rung.set()
 
     async def begin(self) -> None:
         """Wait until some are wanted, and begin to read for all of them."""
         await self._has_rung.wait()
-        await asyncio.sleep(COLLECT_SECONDS)
+        await asyncio.sleep(self._next_at - self._host.loop.time())
         await self._turns.acquire()
+        self._next_at = self._host.loop.time() + READ_EVERY_SECONDS
         self._has_rung.clear()
         rung, self._rung = self._rung, {}
         requests = [(link, request) for link in rung if (request := link.connection.begin_read()) is not None]
@@ -75,21 +89,27 @@ class Reads:
         finally:
             self._turns.release()
 
-    async def _read_some(self, requests: list[tuple[Link, ReadRequest]]) -> None:
+    async def _read_some(self, requests: list[tuple[Link, ReadRequest]]) -> Sequence[int]:
+        """Returns how many messages each of them has got."""
         wanted = [(link.queue, self._wanted(link, request)) for link, request in requests]
         lines = {link.queue: link.connection.policy for link, _ in requests if client_of(link.queue)}
+        delaying = {link.queue for link, _ in requests if link.connection.policy.delays}
         try:
-            batches = await self._host.call(lambda: _read_in_order(self._host.store, wanted, lines))
+            batches, due = await self._host.call(lambda: _read_all(self._host.store, wanted, lines, delaying))
         except Exception as error:
             complain(logger, "queues not read", "read_failed", error)
             for link, _ in requests:
                 link.connection.read_failed()
-            return
+            return [0] * len(requests)
+        self._turns_to_come.expect(due)
         for (link, _), batch in zip(requests, batches, strict=True):
-            if link.may_deliver is None:
+            if batch.is_paused:
+                self._pause(link, batch)
+            elif link.may_deliver is None:
                 self._take(link, batch)
             else:
                 self._host.background(self._take_permitted(link, batch, link.may_deliver))
+        return [len(batch.messages) for batch in batches]
 
     def _wanted(self, link: Link, request: ReadRequest) -> ReadRequest:
         """What is on its way out of the store is not to be read again."""
@@ -102,6 +122,12 @@ class Reads:
     def _take(self, link: Link, batch: Batch) -> None:
         now = self._host.loop.time()
         self._host.carry_out(link, link.connection.take(batch.messages, more=batch.more, now=now))
+
+    def _pause(self, link: Link, batch: Batch) -> None:
+        until = None
+        if batch.resumes_at is not None:
+            until = self._host.loop.time() + (batch.resumes_at - self._host.now()).total_seconds()
+        self._host.carry_out(link, link.connection.pause(until))
 
     async def _take_permitted(self, link: Link, batch: Batch, may_deliver: permission.MayDeliver) -> None:
         """Until the consumer has answered, this connection's read is not over: nothing is read for it meanwhile."""
@@ -129,6 +155,14 @@ class Reads:
                 return
         messages = tuple(message for message in batch.messages if message.position not in busy)
         self._take(link, replace(batch, messages=messages, more=batch.more and bool(messages or not busy)))
+
+
+def _read_all(
+    store: Store, wanted: Sequence[tuple[str, ReadRequest]], lines: Mapping[str, Policy], delaying: Collection[str]
+) -> tuple[Sequence[Batch], Mapping[str, datetime]]:
+    """And when the next turns come in these queues. Looked for first: what is due from then on is read."""
+    due = store.next_due(delaying) if delaying else {}
+    return _read_in_order(store, wanted, lines), due
 
 
 def _read_in_order(

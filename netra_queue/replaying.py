@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, cast
 
 from django.db import close_old_connections
@@ -17,7 +18,8 @@ from django.utils.module_loading import import_string
 
 from .acks import Call
 from .core.message import Draft, Losses, Message
-from .core.policy import Policy
+from .core.policy import Policy, Replay
+from .core.rollout import Standing
 from .core.waiting import WaitingMessage, waiting
 from .exceptions import MessageTooLarge, StoreUnavailable
 from .ids import new_id
@@ -39,25 +41,29 @@ class Replaying:
 
     async def shape(self, link: Link, opened: Opened) -> Opened:
         """Leave out what this client, which has just been attached, is not to get. Returns what is to be said then."""
-        policy = link.connection.policy
+        policy, before = link.connection.policy, None
+        if link.connection.standing is Standing.SHADOW:
+            policy, before = replace(policy, replay=Replay(newest=0)), opened.at
         if not policy.replay or not opened.waiting:
             return opened
         call = self._call if policy.replay.digest is None else self._call_for_digest
         is_late = threading.Event()
         try:
-            left = await call(lambda: _leave_out(self._store, link.presence, policy, is_late))
+            left = await call(lambda: _leave_out(self._store, link.presence, policy, is_late, before))
         except Exception as error:
-            text, details = "replay not shaped, all is replayed: %s", {"action": "replay_failed"}
-            logger.warning(text, error, exc_info=error, extra=details)
+            extra = {"action": "replay_failed"}
+            logger.warning("replay not shaped, all is replayed: %s", error, exc_info=error, extra=extra)
             return opened
         finally:
             is_late.set()
         return opened if left is None else replace(opened, waiting=left[0], losses=left[1])
 
 
-def _leave_out(store: Store, presence: Presence, policy: Policy, is_late: threading.Event) -> tuple[int, Losses] | None:
+def _leave_out(
+    store: Store, presence: Presence, policy: Policy, is_late: threading.Event, before: datetime | None
+) -> tuple[int, Losses] | None:
     """None: there is nothing to leave out."""
-    found = store.surplus(presence, policy)
+    found = store.surplus(presence, policy, before)
     if not found.positions:
         return None
     digest = _digest(presence.queue, found.messages, policy) if found.messages else None

@@ -11,32 +11,38 @@ that it, too, belongs to the transaction there.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from asgiref.sync import AsyncToSync, sync_to_async
 
-from . import policies, wakeup
-from .core.message import Draft, Payload, Priority
-from .core.policy import Policy
+from . import passing, policies, tracing, wakeup
+from .backpressure import wait_for_room
+from .core.message import Draft, Outcome, Payload, Priority
+from .core.policy import Overflow, Policy
+from .counted import acounted, counted
 from .deadline import in_time
-from .exceptions import InvalidMessage, MessageTooLarge
+from .exceptions import BreakerOpen, InvalidMessage, MessageTooLarge, StoreUnavailable
 from .ids import new_id
+from .rates import Admission
 from .receipts import Receipt, refuse_event_loop
 from .stores import current_store
-from .stores.base import Appended
-from .stores.batching import current_writer
+from .stores.base import Appended, Store
+from .stores.batching import BatchingWriter, current_writer
 from .validation import (
     Seconds,
     check_address,
     check_collapse,
     check_deliver,
     check_key,
+    check_overflow,
     check_priority,
+    check_sender,
     check_track,
     check_ttl,
     encode,
@@ -44,6 +50,7 @@ from .validation import (
 
 Answer = TypeVar("Answer")
 MAY_BE_WRITTEN = "; the message may still be written"
+HOLDERS_KNOWN_SECONDS = 0.1  # less than connections that have just come wait before they look again (``hub``)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,20 +63,33 @@ class Options:
     deliver: str = "all"
     collapse: str | None = None
     track: bool = False
+    overflow: str | None = None
+    timeout: Seconds | None = None
+    sender: str = ""
+    admission: Admission = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "admission", Admission(self.sender))
 
     @property
-    def may_wait(self) -> bool:
-        """Whether a send may have to wait for another sender's open transaction."""
-        return self.key is not None or self.collapse is not None
+    def waits_for_room(self) -> bool:
+        return self.overflow is not None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a send shares no batch: it may wait for a sender's open transaction, or has limits of its own."""
+        return self.key is not None or self.collapse is not None or self.waits_for_room
 
     def check(self) -> None:
         """Raises InvalidMessage."""
+        check_overflow(self.overflow, self.timeout)
         check_priority(self.priority)
         check_ttl(self.ttl)
         check_key(self.key)
         check_deliver(self.deliver)
         check_collapse(self.collapse)
         check_track(self.track)
+        check_sender(self.sender)
 
 
 class SendOptions(TypedDict, total=False):
@@ -87,6 +107,12 @@ class SendOptions(TypedDict, total=False):
     """It takes the place of the message that waits in the queue with the same collapse key. At most 200 characters."""
     track: bool
     """Keep what becomes of it: ``Receipt.status()``, ``Receipt.wait()``."""
+    overflow: str | None
+    """None (the default): what the policy says. "wait": wait until there is room. From asynchronous code only."""
+    timeout: Seconds | None
+    """For how long, in seconds or as a timedelta; by default 10 seconds. QueueFull is raised then."""
+    sender: str
+    """The class of senders that this belongs to, such as "import": policies may have a rate for it (SENDER_RATES)."""
 
 
 def send(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
@@ -95,24 +121,31 @@ def send(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
     ``queue``: a queue's name, for all its devices, or a line's (``user.42/phone-7f3a``), for that device alone.
     ``payload``: anything that Django's JSON encoder takes. For the options see ``SendOptions``.
 
-    Raises InvalidMessage, MessageTooLarge, QueueFull or StoreUnavailable; then nothing was accepted (after a
-    StoreUnavailable inside a transaction of yours, that transaction has failed). Thread-safe. Not for use on a
+    Raises InvalidMessage, MessageTooLarge, RateLimited, QueueFull or StoreUnavailable; then nothing was accepted (after
+    a StoreUnavailable inside a transaction of yours, that transaction has failed). Thread-safe. Not for use on a
     running event loop: that raises CalledOnEventLoop; see ``asend``.
     """
     refuse_event_loop("send")
-    return _send([(queue, payload)], Options(**options))[0]
+    return _send([(queue, payload)], _synchronous(options))[0]
 
 
 def send_many(messages: Iterable[tuple[str, Any]], **options: Unpack[SendOptions]) -> list[Receipt]:
     """Like ``send`` for many pairs of queue and payload, all or none. The options hold for each of them."""
     refuse_event_loop("send_many")
-    return _send(messages, Options(**options))
+    return _send(messages, _synchronous(options))
 
 
 def send_to_user(user: Any, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
     """``send`` to the queue ``user.<pk>``. Raises InvalidMessage for a user that is anonymous or not saved."""
     refuse_event_loop("send_to_user")
-    return _send([(queue_of(user), payload)], Options(**options))[0]
+    return _send([(queue_of(user), payload)], _synchronous(options))[0]
+
+
+def _synchronous(options: SendOptions) -> Options:
+    """Raises InvalidMessage where a thread would wait: it may have a transaction open that others wait for."""
+    if options.get("overflow") is not None:
+        raise InvalidMessage("overflow", expected="None, or asend() to wait for room", got=options.get("overflow"))
+    return Options(**options)
 
 
 async def asend(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
@@ -120,26 +153,54 @@ async def asend(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Rec
     return (await asend_many([(queue, payload)], **options))[0]
 
 
+@acounted
+@tracing.atraced
 async def asend_many(messages: Iterable[tuple[str, Any]], **options: Unpack[SendOptions]) -> list[Receipt]:
     """``send_many`` for asynchronous code. A call that is cancelled may or may not have been accepted."""
     wanted = Options(**options)
     if getattr(AsyncToSync.executors, "current", None) is not None:
-        return await sync_to_async(_send, thread_sensitive=True)(messages, wanted)
-    entries = _check(messages, wanted)
-    if not entries:
+        attempt = partial(sync_to_async(_write, thread_sensitive=True), messages, wanted)
+    elif entries := _check(messages, wanted):
+        attempt = partial(_awrite, entries, wanted)
+    else:
         return []
-    store, writer = current_store(), current_writer(keyed=wanted.may_wait)
+    if wanted.waits_for_room:
+        return await wait_for_room(attempt, check_overflow(wanted.overflow, wanted.timeout))
+    return await attempt()
+
+
+async def _awrite(entries: Sequence[tuple[str, Payload]], wanted: Options) -> list[Receipt]:
+    store, writer = current_store(), current_writer(keyed=wanted.is_alone)
     queues = {queue for queue, _ in entries}
-    limits = policies.remembered(store, queues)
-    is_known = limits is not None
-    if limits is None:
-        limits = await answered(writer.run(partial(policies.of, store, queues)))
-    drafts = _drafts(entries, limits, wanted)
-    if not is_known:
-        await answered(writer.run(partial(policies.make_known, store, queues)))
-    appended = await in_time(writer.asubmit(drafts, limits), MAY_BE_WRITTEN)
+    known = policies.remembered(store, queues)
+    limits = _limits(await _ask_policies(store, writer, queues) if known is None else known, wanted)
+    division = passing.divided(_drafts(entries, limits, wanted), limits)
+    kept, appended = division.kept, list[Appended]()
+    if kept:
+        try:
+            kept = await wanted.admission.aadmit(store, kept, division.policies, _in_writer)
+            if known is None:
+                await answered(writer.run(partial(policies.make_known, store, division.policies)))
+            appended = await in_time(writer.asubmit(kept, division.policies), MAY_BE_WRITTEN)
+        except StoreUnavailable as error:
+            if not passing.may_do_without(error, division.policies):
+                raise
+            passing.give_unprotected(kept)
+            appended = passing.answers(kept)
     _announce(appended)
-    return _receipts(drafts, appended)
+    passing.give(division.passed)
+    return _receipts(division, kept, appended)
+
+
+async def _ask_policies(store: Store, writer: BatchingWriter, queues: Collection[str]) -> Mapping[str, Policy]:
+    try:
+        return await answered(writer.run(partial(policies.of, store, queues)))
+    except BreakerOpen:
+        return policies.last_known(store, queues)
+
+
+async def _in_writer(work: Callable[[], Answer]) -> Answer:
+    return await answered(current_writer().run(work))
 
 
 async def answered(future: Future[Answer]) -> Answer:
@@ -165,14 +226,21 @@ def announce(queues: Collection[str]) -> None:
     wakeup.ring(queues, _holders)
 
 
-def _announce(appended: Iterable[Appended]) -> None:
-    """Ring for the lines that hold something new; where the append has found out who holds them, nobody asks again."""
+def _announce(appended: Iterable[Appended], found_at: float | None = None) -> None:
+    """Ring for the lines that hold something new; where the append has found out who holds them, nobody asks again.
+
+    ``found_at``: when it did, by the monotonic clock, if a transaction has gone on since; None: just now.
+    """
+    is_fresh = found_at is None or time.monotonic() - found_at < HOLDERS_KNOWN_SECONDS
     unknown: set[str] = set()
     known: set[str] = set()
     holders: dict[str, set[str]] = defaultdict(set)
     for answer in appended:
-        (unknown if answer.servers is None else known).update(answer.lines)
-        for server in answer.servers or ():
+        if answer.servers is None or not is_fresh:
+            unknown.update(answer.lines)
+            continue
+        known.update(answer.lines)
+        for server in answer.servers:
             holders[server].update(answer.lines)
     if unknown:
         announce(unknown)
@@ -185,18 +253,55 @@ def _holders(queues: Collection[str]) -> Mapping[str, Collection[str]]:
     return store.in_own_thread(lambda: store.holders(queues))
 
 
-def _send(messages: Iterable[tuple[str, Any]], options: Options) -> list[Receipt]:
+def _write(messages: Iterable[tuple[str, Any]], options: Options) -> list[Receipt]:
     entries = _check(messages, options)
     if not entries:
         return []
     store = current_store()
     queues = {queue for queue, _ in entries}
-    limits = policies.of(store, queues)
-    drafts = _drafts(entries, limits, options)
-    store.after_commit(partial(policies.make_known, store, queues))
-    appended = store.append(drafts, limits)
-    store.after_commit(partial(_announce, appended))
-    return _receipts(drafts, appended)
+    try:
+        known = policies.of(store, queues)
+    except BreakerOpen:
+        known = policies.last_known(store, queues)
+    limits = _limits(known, options)
+    division = passing.divided(_drafts(entries, limits, options), limits)
+    kept, appended = division.kept, list[Appended]()
+    if kept:
+        kept, appended = _append(store, kept, division.policies, options)
+    if division.passed:
+        store.after_commit(partial(passing.give, division.passed))
+    return _receipts(division, kept, appended)
+
+
+def _append(
+    store: Store, drafts: Sequence[Draft], limits: Mapping[str, Policy], options: Options
+) -> tuple[Sequence[Draft], list[Appended]]:
+    """These as they were admitted, and what became of them: without the store, they are given to connected clients."""
+    is_alone = not store.in_transaction()
+    try:
+        drafts = options.admission.admit(store, drafts, limits)
+        found_at = time.monotonic()
+        appended = store.append(drafts, limits)
+    except StoreUnavailable as error:
+        is_untouched = is_alone or isinstance(error, BreakerOpen)  # a transaction of the caller's may be broken
+        if not is_untouched or not passing.may_do_without(error, limits):
+            raise
+        store.after_commit(partial(passing.give_unprotected, drafts))
+        return drafts, passing.answers(drafts)
+    store.after_commit(partial(policies.make_known, store, limits))
+    store.after_commit(partial(_announce, appended, found_at))
+    return drafts, appended
+
+
+_send = counted(tracing.traced(_write))
+
+
+def _limits(limits: Mapping[str, Policy], options: Options) -> Mapping[str, Policy]:
+    """Who waits for room has to be told that there is none, whatever the policy says."""
+    limits = passing.in_shadow(limits)
+    if not options.waits_for_room:
+        return limits
+    return {queue: replace(policy, overflow=Overflow.REJECT) for queue, policy in limits.items()}
 
 
 def _check(messages: Iterable[tuple[str, Any]], options: Options) -> list[tuple[str, Payload]]:
@@ -212,6 +317,7 @@ def _pair(entry: object) -> tuple[object, Any]:
 
 def _drafts(entries: Sequence[tuple[str, Payload]], limits: Mapping[str, Policy], options: Options) -> list[Draft]:
     urgency, seconds = check_priority(options.priority), check_ttl(options.ttl)
+    traceparent = tracing.traceparent()
     for queue, payload in entries:
         if payload.size > limits[queue].max_message_bytes:
             raise MessageTooLarge(queue, size=payload.size, limit=limits[queue].max_message_bytes)
@@ -226,13 +332,23 @@ def _drafts(entries: Sequence[tuple[str, Payload]], limits: Mapping[str, Policy]
             deliver_first=options.deliver == "first",
             collapse=options.collapse,
             track=options.track,
+            traceparent=traceparent,
         )
         for queue, payload in entries
     ]
 
 
-def _receipts(drafts: Sequence[Draft], appended: Sequence[Appended]) -> list[Receipt]:
+def _receipts(division: passing.Division, kept: Sequence[Draft], appended: Sequence[Appended]) -> list[Receipt]:
+    """``kept``: as they were admitted; ``appended``: what became of them."""
+    drafts = division.in_order(kept, division.passed)
+    answers = division.in_order(appended, passing.answers(division.passed))
     return [
-        Receipt(id=answer.id, queue=draft.queue, outcome=answer.outcome, tracked=draft.track)
-        for draft, answer in zip(drafts, appended, strict=True)
+        Receipt(
+            id=answer.id,
+            queue=draft.queue,
+            outcome=answer.outcome,
+            tracked=draft.track,
+            not_before=draft.not_before if answer.outcome is Outcome.QUEUED else None,
+        )
+        for draft, answer in zip(drafts, answers, strict=True)
     ]

@@ -15,6 +15,13 @@ no signal: they are for counting and hints, receipts are for knowing.
 ``message_undelivered`` is for policies with UNDELIVERED_SECONDS and without ON_UNDELIVERED. Its argument is
 ``messages``, a tuple of ``UndeliveredMessage``. Receivers are called within the transaction that hands these messages
 over: if one raises, all of them are handed over again by the next run.
+
+``breaker_changed`` is sent when the breaker around this process's store opens, tries again or closes, with ``state``
+and ``before`` (BreakerState), by the thread whose call made the difference.
+
+``alert_changed`` is sent when an alert has been opened, acknowledged or resolved, after the commit, with ``alert`` (a
+``core.alerting.Alert``, whose ``state`` is the new one) and ``before`` (AlertState; None of one that was opened), by
+the process that evaluated.
 """
 
 from __future__ import annotations
@@ -31,6 +38,8 @@ message_acked = Signal()
 message_expired = Signal()
 message_dropped = Signal()
 message_undelivered = Signal()
+breaker_changed = Signal()
+alert_changed = Signal()
 
 
 def _signal(fate: Fate) -> Signal | None:

@@ -9,10 +9,12 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 
 from . import conf
-from .core.message import CLIENT_ID, MAX_KEY_LENGTH, QUEUE_NAME, Payload, PayloadKind, Priority
+from .core.message import CLIENT_ID, MAX_KEY_LENGTH, QUEUE_NAME, SENDER, SENDER_NAME, Payload, PayloadKind, Priority
 from .exceptions import InvalidMessage
 
 Seconds = float | timedelta
+WAIT_SECONDS = 10.0  # for room, by default
+LONGEST_WAIT_SECONDS = 3600.0
 NAME = "1 to 150 of A-Z a-z 0-9 . _ : @ + = -, the first one a letter or digit"
 PRIORITIES = [f"Priority.{priority.name}" for priority in Priority]
 
@@ -84,15 +86,38 @@ def check_track(track: object) -> bool:
     return track
 
 
+def check_sender(sender: object) -> str:
+    """Raises InvalidMessage for anything but the name of a class of senders, or ""."""
+    if not isinstance(sender, str) or (sender and SENDER.fullmatch(sender) is None):
+        raise InvalidMessage("sender", expected=f"the name of a class of senders: {SENDER_NAME}", got=sender)
+    return sender
+
+
+def check_overflow(overflow: object, timeout: Any) -> float:
+    """For how many seconds a send waits for room. Raises InvalidMessage for anything but None and "wait", and for a
+    time that is not above 0 or waits for nothing."""
+    if overflow not in (None, "wait"):
+        raise InvalidMessage("overflow", expected="None or 'wait'", got=overflow)
+    if timeout is None:
+        return WAIT_SECONDS
+    if overflow is None:
+        raise InvalidMessage("timeout", expected="overflow='wait' with it", got=timeout)
+    return _seconds("timeout", timeout, LONGEST_WAIT_SECONDS, f"at most {LONGEST_WAIT_SECONDS:g} seconds")
+
+
 def check_ttl(ttl: Any) -> float | None:
     """Seconds, from a number or a timedelta. Raises InvalidMessage for what is not above 0 or too long."""
     if ttl is None:
         return None
-    seconds: Any = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     longest = conf.longest_ttl()
+    return _seconds("ttl", ttl, longest, f"at most {longest} seconds (MAX_TTL_SECONDS)")
+
+
+def _seconds(what: str, given: Any, longest: float, limit: str) -> float:
+    seconds: Any = given.total_seconds() if isinstance(given, timedelta) else given
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not is_number or not 0 < seconds <= longest:
-        raise InvalidMessage("ttl", expected=f"above 0 and at most {longest} seconds (MAX_TTL_SECONDS)", got=ttl)
+        raise InvalidMessage(what, expected=f"above 0 and {limit}", got=given)
     return float(seconds)
 
 

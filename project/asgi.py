@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from django.core.asgi import get_asgi_application
@@ -15,12 +16,15 @@ from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E40
 from django.conf import settings  # noqa: E402
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
 
+from netra_queue.dashboard.consumer import websocket_urlpatterns as dashboard  # noqa: E402
 from project.urls import websocket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
         # As runserver does: with DEBUG, Daphne itself serves the static files.
         "http": ASGIStaticFilesHandler(django_application) if settings.DEBUG else django_application,
-        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter([*websocket_urlpatterns, *dashboard]))),
     }
 )
+
+gc.freeze()  # what has been imported stays, and the garbage collector need not look at it again: see docs/deployment.md

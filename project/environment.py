@@ -51,15 +51,18 @@ def _use_pymysql() -> None:
 
 
 def channel_layers(url: str | None) -> dict[str, Any]:
-    """The Redis layer for ``redis://…``, the in-process layer without a URL.
+    """The Redis layers for ``redis://…``, one for the application, one for bells; the in-process layer without a URL.
 
-    redis-py 8 waits 5 seconds for an answer by default, as long as an idle channel layer asks for one: the layer
-    needs a timeout of its own (docs/deployment.md).
+    redis-py 8 waits 5 seconds for an answer by default, as long as an idle channel layer asks for one, and opens 100
+    connections at most: both need values of their own (docs/deployment.md).
     """
     if not url:
         return {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    hosts = [{"address": url, "socket_timeout": 30}]
-    return {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": hosts}}}
+    hosts = [{"address": url, "socket_timeout": 30, "max_connections": 10_000}]
+    backends = {"default": "core.RedisChannelLayer", "bells": "pubsub.RedisPubSubChannelLayer"}
+    return {
+        alias: {"BACKEND": f"channels_redis.{name}", "CONFIG": {"hosts": hosts}} for alias, name in backends.items()
+    }
 
 
 def get(name: str, default: str = "") -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import path
+from django.urls import include, path
 
 from project import views
 from project.consumers import Notifications
@@ -15,6 +15,7 @@ urlpatterns = [
     path("agent/urgent/", views.send_urgent, name="send-urgent"),
     path("restart/", views.restart, name="restart"),
     path("queue/", views.queue_state, name="queue-state"),
+    path("netra_queue/", include("netra_queue.urls")),
     path("admin/", admin.site.urls),
 ]
 

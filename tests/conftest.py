@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from netra_queue.counting import adder
 from tests.settings import MISSING
 
 pytest.register_assert_rewrite("tests.waiting", "tests.stores.contract", "tests.stores.contract_upkeep")
 pytest.register_assert_rewrite("tests.stores.contract_threads", "tests.stores.contract_lines")
-pytest.register_assert_rewrite("tests.stores.contract_linger")
-pytest.register_assert_rewrite("tests.stores.contract_groups")
+pytest.register_assert_rewrite("tests.stores.contract_linger", "tests.stores.contract_controls")
+pytest.register_assert_rewrite("tests.stores.contract_groups", "tests.stores.contract_operators")
+pytest.register_assert_rewrite("tests.stores.contract_rates", "tests.stores.contract_passing")
 pytest.register_assert_rewrite("tests.stores.contract_receipts")
-pytest.register_assert_rewrite("tests.stores.contract_letters")
+pytest.register_assert_rewrite("tests.stores.contract_letters", "tests.stores.contract_statistics")
+pytest.register_assert_rewrite("tests.stores.contract_overview")
 pytest.register_assert_rewrite("tests.core.interleavings.books", "tests.core.interleavings.ledger")
 pytest.register_assert_rewrite("tests.core.interleavings.world", "tests.core.interleavings.stage")
 pytest.register_assert_rewrite("tests.core.interleavings.machine")
@@ -37,6 +40,12 @@ CONCURRENT_DATABASES_HERE = DATABASES_HERE[1:]  # those where two transactions c
 needs_redis = pytest.mark.skipif("redis" in MISSING, reason=MISSING.get("redis", ""))
 
 needs_rabbitmq = pytest.mark.skipif("rabbitmq" in MISSING, reason=MISSING.get("rabbitmq", ""))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_writes_statistics_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread starts because something is counted: it would take what a test counts, and use its database."""
+    monkeypatch.setattr(adder, "on_first", lambda: None)
 
 
 @pytest.fixture(params=DATABASES_HERE)

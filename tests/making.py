@@ -9,10 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django import VERSION
 from django.db import transaction
 
-from netra_queue import conf
-from netra_queue.core.connection import ReadRequest
+from netra_queue import conf, controls, operating
+from netra_queue.core.actions import ReadRequest
+from netra_queue.core.controls import ForcedBreaker
 from netra_queue.core.message import Draft, Message, Priority
 from netra_queue.core.policy import Policy
 from netra_queue.core.wire import text_payload
@@ -24,6 +26,9 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HERE = Server(id="server-1", host="here", pid=1)
 THERE = Server(id="server-2", host="there", pid=2)
 _numbers = itertools.count(1)
+
+
+ADMINS: Any = ["operators@example.com"] if VERSION >= (6,) else [("Operators", "operators@example.com")]
 
 
 def make_policy(**changes: Any) -> Policy:
@@ -114,3 +119,10 @@ def rolled_back(using: str) -> Iterator[None]:
             raise Oops
     except Oops:
         pass
+
+
+def force_breaker(store: Store, is_open: bool | None, seconds: float = 60) -> None:
+    """As an operator does, in force in this process at once. None: it does what the store shows."""
+    forced = None if is_open is None else ForcedBreaker(is_open, datetime.now(UTC) + timedelta(seconds=seconds))
+    operating.carry_out(operating.breaker_forced(forced))
+    controls.refresh(store)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.test import Client
 
 from netra_queue import letters
 from netra_queue.admin import letters as letters_admin
@@ -15,7 +14,7 @@ from netra_queue.models import DeadLetter, Queue, queue_id
 from netra_queue.stores import current_store
 from netra_queue.stores.base import Returned
 from tests.making import get, make_draft, make_policy, put
-from tests.test_admin import login, rows_of, show, statements, superuser, url_of
+from tests.test_admin import act, ask, confirm, login, rows_of, show, statements, superuser, url_of
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("tests.test_admin")]
 POLICY = make_policy(max_deliveries=2)
@@ -35,11 +34,6 @@ def set_aside(*queues: str, text: str = '{"n":1}') -> list[str]:
         assert answer.position is not None
         store.returned([Returned(queue, (answer.position,), True, POLICY)] * 2)
     return [str(pk) for pk in DeadLetter.objects.order_by("pk").values_list("pk", flat=True)]
-
-
-def act(client: Client, action: str, keys: list[str], **fields: str) -> Any:
-    data = {"action": action, "_selected_action": keys, **fields}
-    return client.post(url_of(DeadLetter), data, follow=True)
 
 
 def test_a_list_needs_its_view_permission() -> None:
@@ -73,7 +67,7 @@ def test_the_payload_needs_a_permission_of_its_own() -> None:
     url = url_of(DeadLetter, "change", key)
     assert "secret" not in login("view_deadletter").get(url).content.decode()
     page = login("view_deadletter", "view_payload").get(url).content.decode()
-    assert "{&quot;secret&quot;:&quot;&lt;b&gt;&quot;}</textarea>" in page
+    assert "{\n  &quot;secret&quot;: &quot;&lt;b&gt;&quot;\n}</textarea>" in page
 
 
 def test_lists_load_no_payloads_and_ask_as_often_for_many_rows() -> None:
@@ -94,70 +88,65 @@ def test_a_letter_whose_queue_has_no_row() -> None:
     Queue.objects.all().delete()
     client = superuser()
     assert f"#{queue_id('user.1')}" in show(client, DeadLetter)
-    assert "Requeued 0 dead letters." in act(client, "requeue", [key], confirmed="yes").content.decode()
+    assert "Requeued 0 dead letters." in act(client, DeadLetter, "requeue", [key])
 
 
 class TestRequeue:
     def test_it_asks_first(self) -> None:
         keys = set_aside("user.1", "user.2")
-        client = login("view_deadletter", "requeue_deadletter")
-        page = act(client, "requeue", keys).content.decode()
-        assert page.count('name="_selected_action"') == 2
-        assert 'name="confirmed" value="yes"' in page
-        assert "user.2" in page
+        page = ask(login("view_deadletter", "requeue_deadletter"), DeadLetter, "requeue", keys).content.decode()
+        assert "2 are chosen." in page
         assert DeadLetter.objects.count() == 2
 
     def test_confirmed_it_puts_them_back(self) -> None:
         first, second = set_aside("user.1", "user.2")
         client = login("view_deadletter", "requeue_deadletter")
-        page = act(client, "requeue", [first], confirmed="yes").content.decode()
-        assert "Requeued 1 dead letters." in page
+        assert "Requeued 1 dead letters." in act(client, DeadLetter, "requeue", [first])
         assert len(get(current_store(), "user.1").messages) == 1
         assert [str(pk) for pk in DeadLetter.objects.values_list("pk", flat=True)] == [second]
         assert LogEntry.objects.get().change_message == "Requeued."
 
     def test_it_needs_its_permission(self) -> None:
         keys = set_aside("user.1")
-        act(login("view_deadletter", "delete_deadletter"), "requeue", keys, confirmed="yes")
-        assert get(current_store(), "user.1").messages == ()
+        client = login("view_deadletter", "delete_deadletter")
+        assert "No action selected." in ask(client, DeadLetter, "requeue", keys).content.decode()
+        assert client.get(url_of(DeadLetter, "act", "requeue"), {"only": keys[0]}).status_code == 403
 
     def test_what_is_refused_is_said(self, settings: Any) -> None:
         keys = set_aside("user.1")
         settings.NETRA_QUEUE = {"POLICIES": {"default": {"MAX_MESSAGE_BYTES": 1}}}
-        page = act(superuser(), "requeue", keys, confirmed="yes").content.decode()
-        assert "1 stay: their queues have no room for them." in page
+        assert "1 stay: their queues have no room for them." in act(superuser(), DeadLetter, "requeue", keys)
         assert LogEntry.objects.get().change_message == "Refused: its queue has no room."
 
-    def test_a_store_that_is_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        keys = set_aside("user.1")
+    @pytest.mark.parametrize(("action", "verb"), [("requeue", "requeue"), ("delete_letters", "delete")])
+    def test_a_store_that_is_away(self, action: str, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys, client = set_aside("user.1"), superuser()
 
         def fails(numbers: object) -> None:
             raise StoreUnavailable("it is away")
 
-        client = superuser()
-        monkeypatch.setattr(letters, "requeue", fails)
-        monkeypatch.setattr(letters, "delete", fails)
-        for action in ("requeue", "delete_letters"):
-            assert "it is away" in act(client, action, keys, confirmed="yes").content.decode()
-        assert LogEntry.objects.count() == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(letters, verb, fails)
+            page = confirm(client, ask(client, DeadLetter, action, keys))
+        assert "it is away" in page.content.decode()
+        assert LogEntry.objects.get().change_message.endswith("it is away")
+        assert "1 dead letters." in confirm(client, page).content.decode(), "it can be carried on"
 
 
 class TestDelete:
     def test_it_asks_first_and_then_deletes(self) -> None:
         first, second = set_aside("user.1", "user.2")
         client = login("view_deadletter", "delete_deadletter")
-        assert 'name="confirmed" value="yes"' in act(client, "delete_letters", [first]).content.decode()
+        question = ask(client, DeadLetter, "delete_letters", [first])
         assert DeadLetter.objects.count() == 2
-        assert "Deleted 1 dead letters." in act(client, "delete_letters", [first], confirmed="yes").content.decode()
+        assert "Deleted 1 dead letters." in confirm(client, question).content.decode()
         assert [str(pk) for pk in DeadLetter.objects.values_list("pk", flat=True)] == [second]
 
-    def test_it_needs_its_permission(self) -> None:
-        keys = set_aside("user.1")
-        act(login("view_deadletter", "requeue_deadletter"), "delete_letters", keys, confirmed="yes")
-        assert DeadLetter.objects.count() == 1
-
-    def test_a_page_takes_a_bounded_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(letters_admin, "AT_ONCE", 2)
-        keys = set_aside("user.1", "user.2", "user.3")
-        act(superuser(), "delete_letters", keys, confirmed="yes")
-        assert [str(pk) for pk in DeadLetter.objects.values_list("pk", flat=True)] == keys[2:]
+    def test_all_that_match_the_filter_in_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(letters_admin.Delete, "batch", 2)
+        keys = set_aside("user.1", "user.1", "user.1", "user.2")
+        client = superuser()
+        question = ask(client, DeadLetter, "delete_letters", keys[:1], "?q=user.1", select_across="1")
+        assert "3 are chosen." in question.content.decode()
+        assert "Deleted 3 dead letters." in confirm(client, question).content.decode()
+        assert [str(pk) for pk in DeadLetter.objects.values_list("pk", flat=True)] == keys[3:]

@@ -18,14 +18,32 @@ THINKING = [PACKAGE / "client" / name for name in ("protocol.py", "frames.py", "
 MAX_FUNCTION_LINES = 40
 # What a first name below the package may import of the others. Those not named here are the top: they may import all.
 BASE = {"core", "exceptions"}
-GROUND = BASE | {"conf", "signals", "models", "apps", "ids"}
-VERBS = GROUND | {"deadline", "stores", "wakeup", "threads", "cancelling", "policies", "validation"}
+GROUND = BASE | {"controls", "fields", "conf", "signals", "models", "apps", "ids", "counting"}
+GROUND |= {"alert_models", "control_models"}
+VERBS = GROUND | {"deadline", "stores", "wakeup", "threads", "cancelling", "policies", "tracing", "validation"}
 ALLOWED = {
     "core": set(),
     "exceptions": {"core"},
-    "conf": BASE,
+    "conf": BASE | {"controls"},
     "signals": BASE,
-    "models": BASE | {"conf"},
+    "controls": BASE,
+    "fields": set(),
+    "control_models": {"fields"},
+    "alert_models": {"core", "fields"},
+    "models": BASE
+    | {
+        "conf",
+        "fields",
+        "alert_models",
+        "control_models",
+        "models_connections",
+        "models_rates",
+        "models_statistics",
+    },
+    "models_connections": {"fields"},
+    "models_statistics": set(),
+    "counting": BASE,
+    "tracing": BASE,
     "policies": GROUND | {"stores"},
     "validation": GROUND,
     "client": BASE | {"cancelling"},
@@ -34,33 +52,89 @@ ALLOWED = {
     "ids": set(),
     "deadline": BASE | {"conf"},
     "stores": GROUND | {"threads"},
-    "wakeup": GROUND | {"threads", "cancelling", "hearing"},
+    "wakeup": GROUND | {"threads", "cancelling", "hearing", "joined"},
+    "joined": {"cancelling"},
+    "describing": BASE | {"stores", "acks", "complaints", "link", "links"},
+    "details": {"stores", "wakeup"},
+    "models_rates": set(),
+    "rates": VERBS,
     "receipts": VERBS,
-    "sending": VERBS | {"receipts"},
-    "groups": VERBS | {"sending", "receipts"},
+    "backpressure": BASE,
+    "unprotected": VERBS | {"statistics"},
+    "passing": VERBS | {"unprotected"},
+    "sending": VERBS | {"receipts", "counted", "backpressure", "passing", "rates"},
+    "groups": VERBS | {"sending", "receipts", "passing", "rates"},
     "complaints": BASE,
+    "counted": GROUND,
+    "statistics": GROUND | {"stores", "complaints"},
+    "meter": GROUND | {"stores", "tracing", "complaints", "statistics", "link", "acks"},
     "permission": BASE,
-    "link": VERBS | {"permission"},
+    "mailbox": set(),
+    "link": VERBS | {"permission", "mailbox"},
     "acks": VERBS | {"complaints"},
     "arrivals": VERBS | {"acks"},
+    "adopting": VERBS | {"link", "acks"},
+    "obeying": VERBS | {"link", "acks", "complaints"},
     "own_sends": VERBS | {"sending", "link"},
     "returns": VERBS | {"link", "acks", "complaints"},
     "replaying": VERBS | {"link", "acks"},
     "hearing": {"cancelling"},
-    "reads": VERBS | {"link", "acks", "complaints", "permission"},
+    "group_memory": set(),
+    "links": BASE | {"link"},
+    "giving": VERBS | {"link", "links", "passing", "permission"},
+    "joining": VERBS | {"link", "complaints"},
+    "detaching": VERBS | {"acks", "complaints"},
+    "settling": VERBS | {"acks", "complaints"},
+    "attaching": VERBS | {"groups", "hub", "incoming", "link", "parting"},
+    "reads": VERBS | {"link", "acks", "complaints", "permission", "replay_reads", "turns"},
+    "replay_reads": VERBS | {"link"},
+    "turns": set(),
+    "incoming": VERBS | {"hub", "link", "rates"},
     "lingering": VERBS,
+    "operating": VERBS,
+    "operators": VERBS | {"operating", "sending", "maintenance", "letters", "redaction"},
+    "redaction": BASE | {"conf"},
+    "choosing": VERBS | {"hub"},
     "hub": VERBS
-    | {"sending", "lingering", "link", "acks", "arrivals", "complaints", "own_sends", "returns", "replaying", "reads"},
+    | {
+        "sending",
+        "lingering",
+        "link",
+        "acks",
+        "adopting",
+        "arrivals",
+        "complaints",
+        "describing",
+        "detaching",
+        "giving",
+        "joining",
+        "links",
+        "meter",
+        "obeying",
+        "own_sends",
+        "settling",
+        "returns",
+        "replaying",
+        "reads",
+        "statistics",
+    },
     "letters": VERBS | {"sending"},
     "maintenance": VERBS,
+    "known": BASE | {"stores", "complaints"},
+    "sweeps": BASE | {"stores"},
+    "dashboard": VERBS | {"known", "sweeps", "complaints", "maintenance"},
+    "fullness": GROUND | {"stores", "maintenance"},
+    "alerts": GROUND | {"stores", "policies", "complaints", "maintenance", "fullness"},
 }
 FOREIGN = {
-    "channels": {"consumers", "wakeup"},
+    "channels": {"consumers", "wakeup", "group_memory", "dashboard"},
     "channels_redis": {"consumers", "wakeup"},
     "celery": {"tasks"},
     "django_celery_beat": {"tasks", "management"},
     "prometheus_client": {"metrics"},
+    "health_check": {"health_plugin"},
     "websockets": {"client"},
+    "opentelemetry": {"tracing"},
 }
 
 
@@ -153,6 +227,12 @@ def test_foreign_packages_stay_where_they_belong() -> None:
         and not is_scenario(found)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_of_the_dashboard_only_its_consumer_needs_channels() -> None:
+    """The page is served by processes that hold no WebSocket, too."""
+    found = {found.path.name for found in imports() if found.importer == "dashboard" and "channels" in found.module}
+    assert found == {"consumer.py"}
 
 
 def test_only_stores_write_rows() -> None:

@@ -14,7 +14,8 @@ from django.core.management import call_command
 from django.db import connections
 from psycopg import IsolationLevel
 
-from netra_queue import checks, conf
+from netra_queue import alert_checks, checks, conf, control_checks, operating, policies, rate_checks
+from netra_queue.models import ControlState, PolicyPattern, QueuePolicy
 
 ROOT = Path(checks.__file__).parent.parent
 REDIS = "channels_redis.core.RedisChannelLayer"
@@ -42,7 +43,9 @@ def numbers(databases: list[str] | None = None) -> list[str]:
 
 
 def test_every_number_is_documented_and_every_documented_number_exists() -> None:
-    code = set(re.findall(r"netra_queue\.[EW]\d{3}", Path(checks.__file__).read_text()))
+    modules = (alert_checks, checks, control_checks, rate_checks)
+    sources = [Path(module.__file__).read_text() for module in modules]
+    code = set(re.findall(r"netra_queue\.[EW]\d{3}", "".join(sources)))
     page = re.findall(r"^\| `(netra_queue\.[EW]\d{3})` \|", (ROOT / "docs/checks.md").read_text(), re.MULTILINE)
     assert set(page) == code
     assert len(page) == len(set(page))
@@ -387,3 +390,104 @@ def test_the_schedules_row_for_undelivered_messages_is_looked_at(settings: Any) 
     assert numbers(["default"]) == []
     settings.NETRA_QUEUE = WATCHING
     assert numbers(["default"]) == ["W007"]
+    settings.NETRA_QUEUE = {}
+    assert numbers(["default"]) == []
+    operating.carry_out(operating.policy_changed("loud", {"UNDELIVERED_SECONDS": 60}))
+    assert numbers(["default"]) == ["W007"], "an operator's policy, too"
+    policies.forget()
+
+
+@pytest.mark.parametrize("path", ["no.such.module", "netra_queue.maintenance.BATCH", 5])
+def test_a_resolver_that_cannot_be_asked(settings: Any, path: object) -> None:
+    settings.NETRA_QUEUE = {"POLICY_RESOLVER": path}
+    assert numbers() == ["E011"]
+    for path in (None, "netra_queue.maintenance.purge"):
+        settings.NETRA_QUEUE = {"POLICY_RESOLVER": path}
+        assert numbers() == []
+
+
+@pytest.mark.parametrize("path", ["no.such.module", "netra_queue.maintenance.BATCH", "netra_queue.asend", 5])
+def test_what_cannot_redact(settings: Any, path: object) -> None:
+    settings.NETRA_QUEUE = {"REDACT": path}
+    assert numbers() == ["E013"]
+    for path in (None, "netra_queue.maintenance.purge"):
+        settings.NETRA_QUEUE = {"REDACT": path}
+        assert numbers() == []
+
+
+@pytest.mark.django_db
+def test_what_operators_have_set_and_cannot_be_in_force(settings: Any) -> None:
+    settings.NETRA_QUEUE = {"POLICIES": {"wide": {"WINDOW": 5000}}}
+    call_command("netra_queue", "schedule", stdout=sys.stderr)
+    operating.carry_out(operating.policy_changed("large", {"WINDOW": 5}))
+    operating.carry_out(operating.pattern_set("user.*", "wide", 1))
+    assert numbers(["default"]) == []
+    settings.NETRA_QUEUE = {}
+    assert numbers(["default"]) == ["W014"], "a policy that the settings do not have any more"
+    QueuePolicy.objects.filter(pk="large").update(values='{"WINDOW": 0, "NEW_KEY": 1}')
+    PolicyPattern.objects.filter(pk="user.*").update(pattern="user.[")
+    ControlState.objects.update(version=5)
+    assert numbers() == []
+    assert numbers(["default"]) == ["E012", "E012"]
+    text = " ".join(str(message.msg) for message in found(["default"]))
+    assert "policy 'large'" in text
+    assert "NEW_KEY" in text
+    assert "pattern 'user.['" in text
+    policies.forget()
+
+
+@pytest.mark.parametrize("value", ["fast", 100, "1/d", "0/s"])
+def test_a_replay_rate_that_is_none(settings: Any, value: object) -> None:
+    settings.NETRA_QUEUE = {"PROCESS_REPLAY_RATE": value}
+    assert numbers() == ["E003"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"RATE": 100},
+        {"RATE_EXCEEDED": "wait"},
+        {"SENDER_RATES": {"a b": "1/s"}},
+        {"SENDER_RATES": {"a": "often"}},
+        {"SENDER_RATES": ["a"]},
+        {"CLIENT_FRAMES": "1/d"},
+        {"CONTROL_FRAMES": ""},
+        {"CONNECTIONS": "-1/s"},
+        {"REPLAY_RATE": True},
+    ],
+)
+def test_rates_of_policies_that_are_none(settings: Any, values: dict[str, object]) -> None:
+    settings.NETRA_QUEUE = {"POLICIES": {"a": values}}
+    assert numbers() == ["E004"]
+    assert next(iter(values)) in found()[0].msg or "RATE_EXCEEDED" in values
+
+
+def test_rates_that_keep_honest_clients_out(settings: Any) -> None:
+    settings.NETRA_QUEUE = {"POLICIES": {"a": {"CONNECTIONS": "60/m burst 19"}, "b": {"CONTROL_FRAMES": "4/m"}}}
+    assert numbers() == ["W021", "W022"]
+    fine = {"CONNECTIONS": "60/m burst 20", "CONTROL_FRAMES": "5/m"}
+    settings.NETRA_QUEUE = {"PROCESS_REPLAY_RATE": "2000/s", "POLICIES": {"a": fine}}
+    assert numbers() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"oldest": {}}, "there is no alert 'oldest'; known are sends_refused, "),
+        ({"oldest_waiting": 60}, "['oldest_waiting']: expected None or a dict with ABOVE and FOR_SECONDS, got 60"),
+        ({"oldest_waiting": {"BELOW": 6}}, "expected None or a dict with ABOVE and FOR_SECONDS, got {'BELOW': 6}"),
+        ({"oldest_waiting": {"ABOVE": "60"}}, "ABOVE: expected a number from 0 on, got '60'"),
+        ({"oldest_waiting": {"ABOVE": True}}, "ABOVE: expected a number from 0 on, got True"),
+        ({"oldest_waiting": {"FOR_SECONDS": -1}}, "FOR_SECONDS: expected a number from 0 on, got -1"),
+        ({"oldest_waiting": {"FOR_SECONDS": float("nan")}}, "FOR_SECONDS: expected a number from 0 on, got nan"),
+    ],
+)
+def test_wrong_alerts(given: dict[str, Any], problem: str, settings: Any) -> None:
+    settings.NETRA_QUEUE = {"ALERTS": given}
+    assert numbers() == ["E020"]
+    assert problem in found()[0].msg
+
+
+def test_alerts_that_are_no_dict(settings: Any) -> None:
+    settings.NETRA_QUEUE = {"ALERTS": ["oldest_waiting"]}
+    assert numbers() == ["E003"]

@@ -109,14 +109,15 @@ IMPOSSIBLE: dict[str, Any] = {
 def test_what_is_kept_and_replayed(settings: Any) -> None:
     assert conf.policy("default").dead_letters == {LossReason.DEAD}
     assert not conf.policy("default").replay
+    reasons = set(LossReason) - {LossReason.UNPROTECTED}
     settings.NETRA_QUEUE = {
         "POLICIES": {
-            "all": {"DEAD_LETTERS": [reason.value for reason in LossReason]},
+            "all": {"DEAD_LETTERS": [reason.value for reason in reasons]},
             "none": {"DEAD_LETTERS": ()},
             "short": {"REPLAY": {"NEWEST": 0, "SECONDS": 0.5, "DIGEST": "a.b"}},
         }
     }
-    assert conf.policy("all").dead_letters == set(LossReason)
+    assert conf.policy("all").dead_letters == reasons
     assert conf.policy("none").dead_letters == set()
     assert conf.policy("short").replay == Replay(newest=0, seconds=0.5, digest="a.b")
     assert conf.policy("short").replay, "none at all is a choice, too"

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management.base import CommandParser
 
 import netra_queue
 from netra_queue import conf
+from netra_queue.management import subcommands
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 ROW = re.compile(r"^\| `(?P<key>[A-Z_]+)` \| `(?P<default>[^`]+)` \|", re.MULTILINE)
 PYTHON = re.compile(r"```python\n(?P<code>.*?)```", re.DOTALL)
@@ -49,6 +51,17 @@ def test_every_error_and_outcome_is_explained() -> None:
     errors = [name for name in netra_queue.__all__ if isinstance(getattr(netra_queue, name), type)]
     names = [n for n in errors if issubclass(getattr(netra_queue, n), Exception) and n != "NotConfigured"]
     assert [name for name in names if f"{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("name", subcommands.NAMES)
+def test_every_subcommand_and_its_options_are_explained(name: str) -> None:
+    text = (ROOT / "docs/commands.md").read_text()
+    parser = CommandParser()
+    subcommands.load(name).add_arguments(parser)
+    options = {option for action in parser._actions for option in action.option_strings} - {"-h", "--help"}
+    usages = [line for line in text.splitlines() if re.match(rf"(\| `|    ){name}\b", line)]
+    assert f"manage.py netra_queue {name}" in text, "an example"
+    assert [option for option in options if not any(option in usage for usage in usages)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

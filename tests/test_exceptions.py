@@ -10,6 +10,7 @@ import netra_queue
 from netra_queue import exceptions
 from netra_queue.core.tracking import MessageState, MessageStatus
 from netra_queue.exceptions import (
+    BreakerOpen,
     CalledOnEventLoop,
     InvalidMessage,
     MessageEnded,
@@ -19,6 +20,7 @@ from netra_queue.exceptions import (
     NotConfigured,
     NotTracked,
     QueueFull,
+    RateLimited,
     StoreUnavailable,
     TooManyDevices,
     shorten,
@@ -37,6 +39,14 @@ TEXTS: list[tuple[NetraQueueError, str]] = [
         "queue user.1 is full: it would hold 11 messages of 120 bytes, and its policy allows 10 messages of 100 bytes",
     ),
     (StoreUnavailable("it is away"), "the message store is unavailable: it is away"),
+    (
+        BreakerOpen(retry_after_seconds=1.25),
+        "the message store is unavailable: its breaker is open; worth another try in 1.2 seconds",
+    ),
+    (
+        RateLimited("user.1", limit="10/s", retry_after_seconds=0.125),
+        "user.1: more than its policy's rate, 10/s; worth another try in 0.125 seconds",
+    ),
     (
         NotTracked("f00"),
         "nothing is kept of message f00: it was not sent with track=True, its transaction did not commit, or it ended "

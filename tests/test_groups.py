@@ -20,7 +20,9 @@ from netra_queue import (
     MessageTooLarge,
     Outcome,
     Priority,
+    controls,
     models,
+    operating,
     testing,
     wakeup,
 )
@@ -226,3 +228,18 @@ def test_who_waits_for_a_group_holds_up_no_other_sender(settings: Any, concurren
         sender.join(20)
     assert len(get(store, "user.2").messages) == 10
     testing.shutdown()
+
+
+@pytest.mark.parametrize("verb", [netra_queue.group_send, async_to_sync(netra_queue.agroup_send)])
+def test_what_operators_have_set_holds_for_a_groups_members(here: Store, verb: Verb) -> None:
+    """In a process that has sent nothing yet, too; how large a message may be at the most is part of it."""
+    netra_queue.subscribe("user.1", "room")
+    netra_queue.subscribe("vip.1", "room")
+    large = "x" * 500
+    with pytest.raises(MessageTooLarge):
+        verb("room", large)
+    here.change_controls(operating.policy_changed("huge", {"MAX_MESSAGE_BYTES": 1000}))
+    here.change_controls(operating.pattern_set("vip.*", "huge", 1))
+    controls.forget()
+    assert verb("room", large).recipients == 1
+    assert [here.stat(queue).messages for queue in ("user.1", "vip.1")] == [0, 1]

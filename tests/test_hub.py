@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from netra_queue import WaitingMessage, conf, process
-from netra_queue.core.connection import Connection, Mode, State
+from netra_queue import WaitingMessage, conf, controls, operating, process
+from netra_queue.core.actions import Transmit
+from netra_queue.core.connection import Connection
 from netra_queue.core.message import Draft, Fate, LossReason
 from netra_queue.core.policy import Policy
-from netra_queue.core.wire import Ack
-from netra_queue.exceptions import StoreUnavailable
+from netra_queue.core.states import State
+from netra_queue.core.wire import Ack, Mode
+from netra_queue.exceptions import StoreUnavailable, TooManyDevices
 from netra_queue.hub import Hub
 from netra_queue.link import Link
 from netra_queue.permission import MayDeliver
@@ -49,14 +51,24 @@ def store(settings: Any) -> Iterator[Store]:
     process.close()
 
 
-async def connect(hub: Hub, policy: str = "default", may_deliver: MayDeliver | None = None) -> tuple[Link, list[str]]:
+async def connect(
+    hub: Hub,
+    policy: str = "default",
+    may_deliver: MayDeliver | None = None,
+    *,
+    mode: Mode = Mode.PROTOCOL,
+    connection: Connection | None = None,
+    may_write: asyncio.Event | None = None,
+) -> tuple[Link, list[str]]:
     """A connection of the hub's, and what is written to it: text, and codes with which it ends."""
     frames: list[str] = []
 
     async def write(frame: str | bytes) -> None:
+        if may_write is not None:
+            await may_write.wait()
         frames.append(str(frame))
 
-    connection = Connection("user.1", conf.policy(policy), Mode.PROTOCOL, hub.loop.time())
+    connection = connection or Connection("user.1", conf.policy(policy), mode, hub.loop.time())
     presence = Presence(id=f"c{id(frames)}", queue="user.1", server=hub.server, policy=policy)
     link = Link(
         connection,
@@ -298,5 +310,146 @@ def test_a_connection_that_is_attached_again_too_late_stays_attached(
         await await_until(is_done.is_set)
         await asyncio.sleep(0.1)  # a detachment would be written within 5 ms
         assert store.stat("user.1").connections == 1
+
+    play(stays)
+
+
+def test_a_connection_that_was_refused_and_comes_later_stays_attached(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first attempt is taken back when the store answers again, and by then it may have come once more."""
+    attach_all, detach = store.attach_all, store.detach
+    may_detach = threading.Event()
+
+    def fail(arrivals: Sequence[tuple[Presence, Policy]]) -> Any:
+        raise StoreUnavailable("away")
+
+    def late_detach(presences: Sequence[Presence]) -> None:
+        if not may_detach.is_set():
+            raise StoreUnavailable("away")
+        detach(presences)
+
+    async def stays(hub: Hub) -> None:
+        monkeypatch.setattr(store, "attach_all", fail)
+        monkeypatch.setattr(store, "detach", late_detach)
+        links: list[Link] = []
+        monkeypatch.setattr(hub, "_forget", lambda link, **how: (links.append(link), Hub._forget(hub, link, **how)))
+        with pytest.raises(StoreUnavailable):
+            await connect(hub)
+        monkeypatch.setattr(store, "attach_all", attach_all)
+        (link,) = links
+        hub.open_alone(link)
+        await hub.attach_late(link)
+        may_detach.set()
+        await await_until(lambda: not hub._detaching._waiting)
+        await asyncio.sleep(0.1)  # what is under way is done
+        assert store.stat("user.1").connections == 1
+
+    play(stays)
+
+
+def test_a_connection_for_which_there_is_no_room_is_closed_when_it_comes_later(store: Store) -> None:
+    async def closed(hub: Hub) -> None:
+        link, frames = await connect(hub)
+
+        async def refuse() -> None:
+            raise TooManyDevices("user.1", limit=1)
+
+        hub.joining.add(link, refuse)
+        await await_until(lambda: "closed 4529" in frames)
+        assert not hub.joining._waiting
+
+    play(closed)
+
+
+# --- what operators change -----------------------------------------------------------------------------------------
+
+
+def change_policy(name: str, **values: Any) -> None:
+    operating.carry_out(operating.policy_changed(name, values))
+
+
+def test_open_connections_adopt_what_an_operator_changes(store: Store) -> None:
+    async def adopted(hub: Hub) -> None:
+        link, _ = await connect(hub)
+        change_policy("default", WINDOW=3)
+        await await_until(lambda: link.connection.policy.window == 3, 1)
+        operating.carry_out(operating.pattern_set("user.*", "digest", 1))
+        await await_until(lambda: link.connection.policy.name == "digest", 1)
+
+    play(adopted)
+
+
+def test_without_a_bell_they_adopt_it_within_two_seconds(store: Store) -> None:
+    async def adopted(hub: Hub) -> None:
+        link, _ = await connect(hub)
+        for window in (3, 4):
+            store.change_controls(operating.policy_changed("default", {"WINDOW": window}))
+            await await_until(lambda window=window: link.connection.policy.window == window, 2)
+
+    play(adopted)
+
+
+def test_a_sender_that_asks_in_between_does_not_put_it_off(store: Store) -> None:
+    """The hub has the store asked when that is due, whoever asked before."""
+
+    async def adopted(hub: Hub) -> None:
+        link, _ = await connect(hub)
+        asked_at = controls._room.asked_at
+        await await_until(lambda: controls._room.asked_at != asked_at)
+        await asyncio.sleep(0.1)
+        controls.refresh(store, 0)
+        store.change_controls(operating.policy_changed("default", {"WINDOW": 3}))
+        await await_until(lambda: link.connection.policy.window == 3, 2)
+
+    play(adopted)
+
+
+def test_a_connection_that_comes_during_a_change_has_the_new_policy(store: Store) -> None:
+    async def adopted(hub: Hub) -> None:
+        await hub.adopting.refresh()
+        change_policy("default", WINDOW=3)
+        old = conf.policy("default")
+        assert old.window == 256
+        await hub.adopting.refresh()
+        await hub.adopting.watch()
+        connection = Connection("user.1", old, Mode.PROTOCOL, hub.loop.time())
+        link, _ = await connect(hub, connection=connection)
+        assert link.connection.policy.window == 3
+
+    play(adopted)
+
+
+def test_frames_that_were_put_under_a_wider_window_do_not_end_the_connection(store: Store) -> None:
+    put(store, *(make_draft() for _ in range(200)))
+
+    async def narrowed(hub: Hub) -> None:
+        may_write = asyncio.Event()
+        link, frames = await connect(hub, mode=Mode.RAW, may_write=may_write)
+        await await_until(lambda: len(link._frames) > 150)
+        change_policy("default", WINDOW=2)
+        await await_until(lambda: link.connection.policy.window == 2, 1)
+        assert link.put(Transmit("one more"))
+        may_write.set()
+        await await_until(lambda: "one more" in frames)
+
+    play(narrowed)
+
+
+def test_a_store_that_does_not_answer_leaves_connections_as_they_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stays(hub: Hub) -> None:
+        link, frames = await connect(hub)
+        change_policy("default", WINDOW=3)
+        await await_until(lambda: link.connection.policy.window == 3, 1)
+        may_answer = threading.Event()
+        monkeypatch.setattr(store, "controls", lambda known=None: may_answer.wait(5) and None)
+        controls.expire()
+        hub.adopting.ring()
+        await asyncio.sleep(0.5)
+        may_answer.set()
+        assert link.connection.policy.window == 3
+        assert not any("closed" in frame for frame in frames)
 
     play(stays)

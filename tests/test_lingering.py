@@ -15,7 +15,7 @@ from channels.layers import get_channel_layer
 
 from netra_queue import lingering, testing
 from netra_queue.consumers import AsyncQueueMixin, QueueMixin
-from netra_queue.core.connection import State
+from netra_queue.core.states import State
 from netra_queue.core.wire import SUBPROTOCOL, CloseCode
 from netra_queue.exceptions import StoreUnavailable
 from netra_queue.hub import Hub

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 
-from netra_queue import maintenance
+from netra_queue import BreakerOpen, maintenance
 from netra_queue.core.message import LossReason, Priority
 from netra_queue.exceptions import StoreUnavailable
 from netra_queue.maintenance import Removal
@@ -16,7 +18,15 @@ from netra_queue.models import Message
 from netra_queue.stores import current_store
 from netra_queue.stores.base import Due, Store
 from netra_queue.stores.database import DatabaseStore
-from tests.making import AdvancingMemoryStore, AdvancingStore, make_draft, make_policy, make_presence, put
+from tests.making import (
+    AdvancingMemoryStore,
+    AdvancingStore,
+    force_breaker,
+    make_draft,
+    make_policy,
+    make_presence,
+    put,
+)
 from tests.waiting import together
 
 DAY = 86_400
@@ -57,7 +67,9 @@ def test_a_dry_run_counts_and_changes_nothing(store: AdvancingStore) -> None:
     store.ensure(["user.4"])
     store.advance(40 * DAY)
     before = store.due(100)
-    assert before == Due(expired=6, connections=1, lines=0, idle_queues=1, keys=1, bodies=0)
+    assert before.expired_since is not None
+    expected = Due(expired=6, connections=1, lines=0, idle_queues=1, keys=1, bodies=0)
+    assert replace(before, expired_since=None) == expected
     assert maintenance.sweep(dry_run=True) == Removal(count=6, finished=True)
     assert maintenance.reap(dry_run=True) == Removal(count=1, finished=True)
     assert maintenance.forget_keys(dry_run=True) == Removal(count=1, finished=True)
@@ -101,7 +113,9 @@ def test_purge_takes_one_queue_or_one_priority_of_it(store: AdvancingStore) -> N
 def test_a_purge_that_left_some_is_not_finished(store: AdvancingStore, monkeypatch: pytest.MonkeyPatch) -> None:
     put_many(store, 5)
     purge = store.purge
-    monkeypatch.setattr(store, "purge", lambda queue, limit, priority: purge(queue, min(limit, 3), priority))
+    monkeypatch.setattr(
+        store, "purge", lambda queue, limit, *which, **more: purge(queue, min(limit, 3), *which, **more)
+    )
     assert maintenance.purge("user.1") == Removal(count=3, finished=False)
     assert maintenance.purge("user.1", Priority.LOW) == Removal(count=0, finished=True)
     assert maintenance.purge("user.1") == Removal(count=2, finished=True)
@@ -110,7 +124,9 @@ def test_a_purge_that_left_some_is_not_finished(store: AdvancingStore, monkeypat
 def test_the_purge_command_says_that_some_are_left(store: AdvancingStore, monkeypatch: pytest.MonkeyPatch) -> None:
     put_many(store, 5)
     purge = store.purge
-    monkeypatch.setattr(store, "purge", lambda queue, limit, priority: purge(queue, min(limit, 3), priority))
+    monkeypatch.setattr(
+        store, "purge", lambda queue, limit, *which, **more: purge(queue, min(limit, 3), *which, **more)
+    )
     output = StringIO()
     call_command("netra_queue", "purge", "user.1", stdout=output)
     assert output.getvalue() == "messages of user.1: 3 removed; there are more, run it again\n"
@@ -191,6 +207,21 @@ def test_the_batch_shrinks_until_the_store_can_do_it(slow: Slow) -> None:
     put_many(slow, 45, ttl=10)
     slow.advance(11)
     assert maintenance.sweep(batch=1000) == Removal(count=45, finished=True)
+
+
+def test_a_breaker_that_opens_meanwhile_is_waited_for(slow: Slow) -> None:
+    """Its probe is the next try, with a batch as small as the last one."""
+    slow.limit = 5
+    put_many(slow, 9, ttl=10)
+    slow.advance(11)
+    began = time.monotonic()
+    assert maintenance.sweep(batch=5) == Removal(count=9, finished=True)
+    force_breaker(slow, is_open=True, seconds=0.5)
+    assert maintenance.sweep(batch=5) == Removal(count=0, finished=True)
+    assert time.monotonic() - began >= 0.4
+    force_breaker(slow, is_open=True, seconds=60)
+    with pytest.raises(BreakerOpen):
+        maintenance.sweep(budget_seconds=0.2)
 
 
 def test_a_store_that_does_not_even_do_the_smallest_batch_is_an_error(slow: Slow) -> None:

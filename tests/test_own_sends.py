@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from netra_queue import own_sends
+from netra_queue.core.rollout import Standing
 from netra_queue.exceptions import StoreUnavailable
 from netra_queue.own_sends import OwnSends
 from tests.making import make_message
@@ -23,7 +24,8 @@ def test_a_failure_that_comes_after_the_deadline_is_nobodys_surprise(
     settings.NETRA_QUEUE = {"STORE_TIMEOUT_SECONDS": 0.01}
     answers: list[Future[Any]] = [Future()]
     monkeypatch.setattr(own_sends, "current_writer", lambda: SimpleNamespace(submit=lambda *_: answers[0]))
-    link: Any = SimpleNamespace(drafts=lambda messages: [], policies={}, queue="user.1")
+    connection = SimpleNamespace(standing=Standing.DURABLE)
+    link: Any = SimpleNamespace(drafts=lambda messages: [], policies={}, queue="user.1", connection=connection)
     surprises: list[dict[str, Any]] = []
 
     async def send() -> None:

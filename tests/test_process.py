@@ -93,3 +93,23 @@ def test_a_thread_that_takes_longer_is_told_that_the_loop_is_closed(
     assert loop.is_closed()
     consumer.may_send.set()
     assert isinstance(consumer.ended.result(SECONDS), RuntimeError)
+
+
+def test_a_store_that_swallows_everything_does_not_hold_the_end(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_answer = threading.Event()
+    monkeypatch.setattr(process, "REST_SECONDS", 0.1)
+
+    async def register() -> None:
+        hub = process.current_hub()
+        await hub._register()
+        monkeypatch.setattr(hub.store, "retire", lambda server: may_answer.wait(SECONDS))
+
+    loop.run_until_complete(register())
+    ending = threading.Thread(target=process.close)
+    ending.start()
+    ending.join(SECONDS / 2)
+    assert not ending.is_alive()
+    may_answer.set()
+    assert "not everything is written at exit" in caplog.text

@@ -29,10 +29,12 @@ from netra_queue import (
     testing,
     wakeup,
 )
+from netra_queue.hub import LOOK_AGAIN_SECONDS
+from netra_queue.sending import HOLDERS_KNOWN_SECONDS
 from netra_queue.stores import current_store
 from netra_queue.stores.base import Store
 from tests.conftest import CONCURRENT_DATABASES_HERE
-from tests.making import AdvancingDatabaseStore, get, rolled_back
+from tests.making import HERE, AdvancingDatabaseStore, get, make_policy, make_presence, rolled_back
 from tests.server.conftest import STORES, play
 from tests.waiting import wait_until
 
@@ -122,6 +124,26 @@ def test_the_bell_never_rings_after_a_rollback(store: Store, database: str, rung
     wait_until(lambda: ["user.2"] in rung)
     assert rung == [["user.2"]]
     assert [payloads(store, f"user.{number}") for number in (1, 2, 3)] == [[], ["2"], []]
+
+
+def test_after_a_long_transaction_it_is_asked_anew_who_is_there(
+    store: Store, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever came meanwhile looked again before the commit."""
+    told: list[Any] = []
+    monkeypatch.setattr(wakeup, "ring", lambda queues, lookup, holders=None: told.append(holders))
+    store.heartbeat(HERE)
+    store.attach(make_presence("user.1"), make_policy())
+    with transaction.atomic(using=database):
+        netra_queue.send("user.1", 1)
+    with transaction.atomic(using=database):
+        netra_queue.send("user.1", 2)
+        monkeypatch.setattr("netra_queue.sending.HOLDERS_KNOWN_SECONDS", 0.0)
+    assert told == [{HERE.id: {"user.1"}}, None]
+
+
+def test_connections_look_again_after_what_senders_take_for_just_now() -> None:
+    assert 2 * HOLDERS_KNOWN_SECONDS < LOOK_AGAIN_SECONDS
 
 
 @SEND

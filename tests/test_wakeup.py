@@ -14,10 +14,11 @@ import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 import netra_queue
-from netra_queue import testing, wakeup
+from netra_queue import joined, testing, wakeup
+from netra_queue.group_memory import GroupMemory
 from netra_queue.hearing import Ear, patient
 from netra_queue.stores import current_store
-from netra_queue.wakeup import BELL, GroupMemory, group_of, listen, ring, tell_arrived
+from netra_queue.wakeup import BELL, CONTROLS, group_of, listen, ring, tell_arrived
 from tests.making import HERE, THERE, make_policy, make_presence
 from tests.waiting import await_until, wait_until
 
@@ -38,7 +39,7 @@ class Layer(InMemoryChannelLayer):  # type: ignore[misc]
         self._fail()
         if self.is_hanging:
             await asyncio.Event().wait()
-        self.sent.append((group, message.get("queues", [])))
+        self.sent.append((group, [CONTROLS] if message["type"] == CONTROLS else message.get("queues", [])))
         await super().group_send(group, message)
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -124,6 +125,20 @@ def test_a_hub_of_this_process_is_called_without_the_layer(layer: Layer) -> None
     ring(["user.1"], held(**{"server-1": ["user.1"]}))
     wait_until(lambda: len(layer.sent) == 2)
     assert (len(called), layer.sent[1]) == (1, (group_of("server-1"), ["user.1"]))
+
+
+def test_the_hubs_of_this_process_hear_of_operators_without_the_layer(layer: Layer) -> None:
+    called: list[str] = []
+    wakeup.register_local("server-1", lambda queues: None, lambda: called.append("server-1"))
+    try:
+        wakeup.ring_controls(lambda: ["server-1", "server-2"])
+        assert called == ["server-1"], "before it returns"
+        wait_until(lambda: layer.sent)
+        assert layer.sent == [(group_of("server-2"), [CONTROLS])]
+    finally:
+        wakeup.unregister_local("server-1")
+    wakeup.ring_controls(list)
+    assert called == ["server-1"]
 
 
 def test_many_rings_share_a_lookup_and_a_bell(layer: Layer) -> None:
@@ -254,7 +269,10 @@ class Heard:
     def __init__(self) -> None:
         self.bells: list[Names] = []
         self.arrivals: list[Names] = []
-        self.joined = 0
+        self.joined = self.controls = 0
+
+    def on_controls(self) -> None:
+        self.controls += 1
 
     def on_bell(self, queues: Collection[str]) -> None:
         self.bells.append(list(queues))
@@ -270,7 +288,7 @@ class Heard:
 async def listening(layer: Layer) -> Any:
     """A listener that has joined; at the end it is cancelled, and has left."""
     heard = Heard()
-    task = asyncio.create_task(listen("server-1", heard.on_bell, heard.on_joined, heard.on_arrived))
+    task = asyncio.create_task(listen("server-1", heard.on_bell, heard.on_joined, heard.on_arrived, heard.on_controls))
     try:
         if not layer.is_broken:
             await await_until(lambda: heard.joined)
@@ -305,6 +323,39 @@ async def test_a_listener_hears_whose_clients_have_come_to_another_server(layer:
         await await_until(lambda: heard.bells)
         assert (heard.arrivals, heard.bells) == ([["user.1"]], [["user.2"]])
     assert layer.sent[:2] == [(group_of("server-2"), ["user.1"]), (group_of("server-1"), ["user.1"])]
+
+
+@pytest.mark.asyncio
+async def test_a_listener_hears_that_an_operator_has_changed_something(layer: Layer) -> None:
+    async with listening(layer) as heard:
+        wakeup.ring_controls(lambda: ["server-1", "server-2"])
+        await await_until(lambda: heard.controls == 1)
+        await await_until(lambda: len(layer.sent) == 2)
+        assert heard.bells == []
+    assert layer.sent == [(group_of("server-1"), [CONTROLS]), (group_of("server-2"), [CONTROLS])]
+
+
+@pytest.mark.asyncio
+async def test_a_listener_hears_that_an_operator_looks(layer: Layer) -> None:
+    asked: list[Names] = []
+    joined = asyncio.Event()
+    listener = asyncio.create_task(
+        wakeup.listen("server-1", lambda look: None, joined.set, on_describe=lambda queues: asked.append(queues))
+    )
+    local: list[Names] = []
+    wakeup.register_local("server-2", lambda queues: None, on_describe=lambda queues: local.append(sorted(queues)))
+    try:
+        await joined.wait()
+        wakeup.ask_details({"server-1": ["user.1", "user.2"], "server-2": ["user.3"]})
+        assert local == [["user.3"]], "at once"
+        await await_until(lambda: bool(asked))
+    finally:
+        wakeup.unregister_local("server-2")
+        listener.cancel()
+        with suppress(asyncio.CancelledError):
+            await listener
+    assert asked == [["user.1", "user.2"]]
+    assert layer.sent == [(group_of("server-1"), ["user.1", "user.2"])], "who is here needs no layer"
 
 
 @pytest.mark.asyncio
@@ -348,7 +399,7 @@ async def test_a_listener_that_finds_the_layer_broken(layer: Layer, caplog: pyte
 async def test_a_listener_stays_in_a_group_that_the_layer_forgets(
     layer: Layer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakeup, "JOIN_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(joined, "JOIN_AGAIN_SECONDS", 0.02)
     async with listening(layer) as heard:
         layer.groups.clear()
         await await_until(lambda: layer.groups.get(group_of("server-1")))

@@ -1,5 +1,5 @@
-"""What operators see. Everything is read-only: rows are changed through the store only."""
+"""What operators see, read-only; and what they change: policies, breakers. Rows are changed through the store only."""
 
-from . import connections, groups, letters, messages, queues
+from . import alerts, breaker, connections, dashboard, groups, letters, messages, policies, queues
 
-__all__ = ["connections", "groups", "letters", "messages", "queues"]
+__all__ = ["alerts", "breaker", "connections", "dashboard", "groups", "letters", "messages", "policies", "queues"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.functional import cached_property
+
+from ..exceptions import StoreUnavailable
 
 COUNT_LIMIT = 10_000
 ROWS_PER_PAGE = 50
@@ -48,10 +52,27 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_per_page = ROWS_PER_PAGE
     list_max_show_all = 0
     show_facets = admin.ShowFacets.NEVER  # they count the whole table once for each filter
-    sortable_by = ()
+    sortable_by: ClassVar[Any] = ()
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return BoundedChangeList
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Drawn at once: parts of the page are asked of the store, which may not answer."""
+        try:
+            extra = {**(extra_context or {}), **self.shown_beside(request, object_id)}
+            response = super().change_view(request, object_id, form_url, extra)
+            return response.render() if isinstance(response, TemplateResponse) else response
+        except StoreUnavailable as error:
+            self.message_user(request, str(error), messages.ERROR)
+            name = f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"
+            return HttpResponseRedirect(reverse(name, current_app=self.admin_site.name))
+
+    def shown_beside(self, request: HttpRequest, object_id: str) -> dict[str, Any]:
+        """What the page of a row shows besides its fields, for the template."""
+        return {}
 
     def complete(self, rows: list[Any]) -> None:
         """Add to the rows of one page what their table does not hold, in few queries for all of them."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeListSearchForm
+from django.contrib.admin.views.main import ChangeList, ChangeListSearchForm
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..core.message import Priority
+from ..core.message import Payload, PayloadKind, Priority
 from ..models import Body, Message, Queue, queue_id
-from .base import ReadOnlyAdmin
+from ..redaction import shown_text
+from .base import BoundedChangeList, ReadOnlyAdmin
+from .searching import search
 
 PAYLOAD_LIMIT = 10_000  # characters shown
 
@@ -85,13 +88,26 @@ def shown_queue(row: Any, site: str) -> str:
     return format_html('<a href="{}">{}</a>', url, row.known_queue)
 
 
-def shown_payload(text: str) -> str:
-    """As it is stored, escaped, the beginning only."""
+def shown_payload(row: Any, stored: str) -> str:
+    """What REDACT lets be shown of the payload of a message or a letter, escaped, the beginning only."""
+    if not hasattr(row, "known_queue"):
+        complete_with_queues([row])
+    queue = row.known_queue or f"#{row.queue_id}"
+    text = shown_text(queue, Payload(PayloadKind(row.kind), stored, row.size))
     rest = len(text) - PAYLOAD_LIMIT
     more = format_html("<p>{}</p>", _("… and %(count)d more characters") % {"count": rest}) if rest > 0 else ""
     # A text area wraps without a style of its own, which strict Content-Security-Policies refuse.
     area = '<textarea class="vLargeTextField" rows="12" readonly aria-label="{}">{}</textarea>{}'
     return format_html(area, _("payload"), text[:PAYLOAD_LIMIT], more)
+
+
+class MessageChangeList(BoundedChangeList):
+    """Says what the search looks for: the name of a queue, or text in the payloads of the queue that is chosen."""
+
+    def __init__(self, request: HttpRequest, *arguments: Any) -> None:
+        super().__init__(request, *arguments)
+        if request.GET.get("queue") and request.user.has_perm("netra_queue.view_payload"):
+            self.search_help_text = gettext("Text in the payloads of this queue as they are shown, in any case.")
 
 
 @admin.register(Message)
@@ -100,8 +116,11 @@ class MessageAdmin(ReadOnlyAdmin):
     list_filter = (QueueFilter, PriorityFilter)
     search_fields = ("queue",)
     search_help_text = _("The exact name of a queue.")
-    fields = ("uid", "queue_name", "priority", "kind", "size", "created_at", "expires_at", "payload_text")
+    fields = ("uid", "queue_name", "priority", "kind", "size", "deliveries", "created_at", "expires_at", "payload_text")
     readonly_fields = fields
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return MessageChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Message]:
         """Without payloads: a page of them may be many megabytes, and few may see them."""
@@ -113,8 +132,19 @@ class MessageAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Message], search_term: str
     ) -> tuple[QuerySet[Message], bool]:
-        name = search_term.strip()
-        return (queryset.filter(queue_id=queue_id(name)) if name else queryset), False
+        """The queue of this name; within a chosen one, the messages whose shown payloads have the text."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        if not request.GET.get("queue"):
+            return queryset.filter(queue_id=queue_id(term)), False
+        if not request.user.has_perm("netra_queue.view_payload"):
+            messages.error(request, _("To search in payloads, one must be allowed to see them."))
+            return queryset.none(), False
+        found = search(queryset, term)
+        if found.note:
+            messages.warning(request, found.note)
+        return queryset.filter(pk__in=found.keys), False
 
     def get_fields(self, request: HttpRequest, obj: Message | None = None) -> tuple[str, ...]:
         may_see = request.user.has_perm("netra_queue.view_payload")
@@ -129,6 +159,5 @@ class MessageAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("payload"))
     def payload_text(self, message: Message) -> str:
-        if message.body_id is None:
-            return shown_payload(message.payload)
-        return shown_payload(Body.objects.filter(pk=message.body_id).values_list("payload", flat=True).first() or "")
+        body = Body.objects.filter(pk=message.body_id).first() if message.body_id is not None else None
+        return shown_payload(message, message.payload if body is None else body.payload)

@@ -15,53 +15,35 @@ when the connection closes.
 or in the store (``_behind``). Stored messages are transmitted in the order in which the store gives them. Own sends are
 stored in the order of sending: one Persist at a time, each with the oldest that are not stored yet.
 
+**Without the store** (``opened_alone``), or with a ``standing`` that keeps nothing, own sends and what is given are
+transmitted all the same. The store is read as soon as it knows of the connection (``attached``).
+
 **If a step fails**: a read or a persist that failed is reported by ``read_failed`` and ``persist_failed``; both leave
 the machine as if it had not been asked for yet.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import Enum
 
 from . import wire
 from .actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Return, Settle, Transmit
-from .deliveries import Delivery, Held, Window, chunks, storable
+from .deliveries import Backlog, Delivery, Held, Window, chunks, overdue, storable, unstored
+from .liveness import Liveness
 from .message import Losses, Message
+from .numbering import Numbering
 from .policy import Policy
+from .rollout import Standing
+from .states import State
 from .told import Told
-from .wire import Ack, CloseCode, ControlFrame, Mode
-
-__all__ = [
-    "Acknowledge",
-    "Action",
-    "Close",
-    "Connection",
-    "Mode",
-    "Persist",
-    "Read",
-    "ReadRequest",
-    "Return",
-    "Settle",
-    "State",
-    "Transmit",
-]
+from .wire import RAW_ABNORMAL_CODES, Ack, CloseCode, ControlFrame, Mode
 
 PERSIST_AFTER_SECONDS = 1.0
 RAW_REPLAY_SECONDS = 60.0  # longer than Daphne's and Uvicorn's pings need to notice a dead peer
 RAW_SETTLE_SECONDS = 0.25  # with a full window: how long a written frame is kept at the least
 FRAME_BYTES = 262_144
-RAW_ABNORMAL_CODES = frozenset({None, 1005, 1006, 1011, 1012})  # 1005: what Uvicorn says of a reset
-
-
-class State(Enum):
-    OPENING = "opening"
-    REPLAYING = "replaying"
-    LIVE = "live"
-    CLOSED = "closed"
 
 
 @dataclass(slots=True)
@@ -72,47 +54,69 @@ class Connection:
     policy: Policy
     mode: Mode
     now: float
+    standing: Standing = Standing.DURABLE
     state: State = State.OPENING
-    _opened_at: datetime | None = None
-    _next_seq: int = 1
+    is_attached: bool = False  # the store knows of this connection
+    _out: Numbering = field(init=False)
     _written_seq: int = 0
     _in_flight: Window = field(init=False)
-    _held: deque[Held] = field(default_factory=deque)
+    _held: Backlog = field(init=False)
     _behind: int = 0  # how often held own sends have gone into the store,
     _behind_at_read: int = 0  # at the last read,
     _caught_up: int = 0  # and at the last read that found the end
-    _acked_unstored: set[str] = field(default_factory=set)  # acked while the store was still taking them
+    _acked_unstored: frozenset[str] = frozenset()  # acked while the store was still taking them
     _is_persisting: bool = False
     _has_more: bool = True
     _asked: bool = False
     _reading: bool = False
     _owes_pong: bool = False
+    is_paused: bool = False
+    _paused_until: float | None = None
     _told: Told = field(default_factory=Told)
-    _heard_at: float = 0.0
-    _progress_at: float = 0.0
+    _client: Liveness = field(init=False)
     _persist_retry_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self._in_flight = Window(self.policy)
-        self._heard_at = self._progress_at = self.now
-
-    # --- opening -----------------------------------------------------------------------------------------------
+        self._in_flight, self._held = Window(self.policy), Backlog(self.policy)
+        self._client, self._out = Liveness(self.now, self.now), Numbering(self.mode)
 
     def opened(self, *, waiting: int, losses: Losses, at: datetime) -> list[Action]:
         """The store knows of this connection. ``at`` is the store's time: what is older counts as replayed."""
-        self.state, self._opened_at = State.REPLAYING, at
-        actions: list[Action] = []
-        if self.mode is Mode.PROTOCOL:
-            self._told.tell(losses.records, following=0)
-            hello = wire.hello(
-                queue=self.queue,
-                waiting=waiting,
-                losses=losses,
-                window=self.policy.window,
-                heartbeat_seconds=self.policy.heartbeat_seconds,
-            )
-            actions += [Transmit(hello), *([Transmit(wire.pong())] if self._owes_pong else [])]
-        return actions + self._ask()
+        self.state, self._out.opened_at, self.is_attached = State.REPLAYING, at, True
+        is_shadow = self.standing is Standing.SHADOW
+        return (self._greet(0, Losses()) if is_shadow else self._greet(waiting, losses)) + self._ask()
+
+    def opened_alone(self, now: float) -> list[Action]:
+        """The connection is served without the store."""
+        self._has_more = False
+        return self._greet(0, Losses()) + self._become_live() + self._flush(now)
+
+    def attached(self, at: datetime) -> list[Action]:
+        """The store knows of this connection now, which was opened alone."""
+        self._out.opened_at, self.is_attached = at, True
+        return self.ring()
+
+    def _greet(self, waiting: int, losses: Losses) -> list[Action]:
+        if self.mode is Mode.RAW:
+            return []
+        self._told.tell(losses.records, following=0)
+        hello = wire.hello(queue=self.queue, waiting=waiting, losses=losses, policy=self.policy)
+        return [Transmit(hello), *([Transmit(wire.pong())] if self._owes_pong else [])]
+
+    def adopt(self, policy: Policy, standing: Standing) -> list[Action]:
+        """The heartbeat stays what the client was told, and own sends in flight that were to be kept still are."""
+        self.standing, stopped = standing, []
+        if standing is Standing.OFF and self.is_open:  # nothing is read that own sends would have to wait for
+            self._caught_up, self.is_paused = self._behind, False
+            stopped = self._become_live()
+        told = policy if self.state is State.OPENING else self.policy
+        self.policy = self._in_flight.policy = replace(policy, heartbeat_seconds=told.heartbeat_seconds)
+        self._held.adopt(self.policy)
+        return stopped + self._ask()
+
+    def _become_live(self) -> list[Action]:
+        was, self.state = self.state, State.LIVE
+        return [Transmit(wire.live())] if self.mode is Mode.PROTOCOL and was is not State.LIVE else []
 
     # --- stored messages ---------------------------------------------------------------------------------------
 
@@ -121,17 +125,25 @@ class Connection:
         self._has_more = True
         return self._ask()
 
+    @property
+    def reads(self) -> bool:
+        """Whether the store is read for this connection."""
+        return self.is_open and self.is_attached and self.standing is not Standing.OFF
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in (State.REPLAYING, State.LIVE)
+
     def _ask(self) -> list[Action]:
-        is_open = self.state in (State.REPLAYING, State.LIVE)
-        if not (is_open and self._has_more and self._in_flight.has_room) or self._asked or self._reading:
+        if not (self.reads and self._has_more and self._in_flight.has_room) or self._asked or self._reading:
             return []
         self._asked = True
         return [Read()]
 
     def begin_read(self) -> ReadRequest | None:
-        """What to ask of the store for a Read action. None: there is no room any more, or the connection is closed."""
+        """What to ask of the store for a Read action. None: there is no room any more, or nothing is read any more."""
         self._asked = False
-        if self.state is State.CLOSED or not self._in_flight.has_room:
+        if not self.reads or not self._in_flight.has_room:
             return None
         self._reading, self._has_more = True, False
         self._behind_at_read = self._behind
@@ -139,7 +151,7 @@ class Connection:
 
     def take(self, messages: Iterable[Message], *, more: bool, now: float) -> list[Action]:
         """What the store gave for the last ``begin_read``. ``more``: it may have further messages behind these."""
-        self._reading = False
+        self._reading = self.is_paused = False
         if self.state is State.CLOSED:
             return []
         given = self._in_flight.leave_out_copies(messages, self._acked_unstored)
@@ -148,11 +160,17 @@ class Connection:
         self._has_more = self._has_more or more
         actions = self._transmit(fresh, now)
         if not more:
-            self._caught_up = self._behind_at_read
+            self._caught_up = max(self._caught_up, self._behind_at_read)
             if self.state is State.REPLAYING:
-                self.state = State.LIVE
-                actions += [Transmit(wire.live())] if self.mode is Mode.PROTOCOL else []
+                self._in_flight.account.live_seconds = now - self.now
+                actions += self._become_live()
         return actions + self._flush(now)
+
+    def pause(self, until: float | None) -> list[Action]:
+        """The last ``begin_read`` found that an operator has paused the queue: until a read is answered by ``take``,
+        nothing goes out, and what the consumer sends is held. It asks again when it is rung, and at ``until``."""
+        self._reading, self.is_paused, self._paused_until = False, True, until
+        return self._ask()
 
     def read_failed(self) -> list[Action]:
         """The store could not be read. The next ring (the poll sees to it) tries again."""
@@ -162,27 +180,25 @@ class Connection:
     def _transmit(self, messages: Collection[Message], now: float, *, own: bool = False) -> list[Action]:
         actions: list[Action] = []
         for chunk in chunks(messages, 1 if self.mode is Mode.RAW else FRAME_BYTES):
-            first_seq = self._next_seq
-            for message in chunk:
-                self._track(message, now, own=own)
-            actions.append(Transmit(self._frame(first_seq, chunk, own), self._next_seq - 1))
+            for seq, message in enumerate(chunk, self._out.next_seq):
+                self._track(seq, message, now, own=own)
+            actions.append(self._out.transmit(chunk, own=own))
         return actions
 
-    def _track(self, message: Message, now: float, *, own: bool) -> None:
+    def _track(self, seq: int, message: Message, now: float, *, own: bool) -> None:
         if not self._in_flight:
-            self._progress_at = now
-        kept, positions = (message, ()) if own else (None, (message.position,))
+            self._client.progress_at = now
+        kept, positions = (message if self.standing.keeps else None, ()) if own else (None, (message.position,))
         size = message.payload.size
-        self._in_flight.add(Delivery(self._next_seq, message.id, size, now, positions, kept))
-        self._next_seq += 1
+        self._in_flight.add(Delivery(seq, message.id, size, now, positions, kept), message)
 
-    def _frame(self, first_seq: int, chunk: list[Message], own: bool) -> str | bytes:
-        if self.mode is Mode.RAW:
-            return wire.plain_frame(chunk[0].payload)
-        return wire.messages(first_seq, ((message, not own and self._is_replayed(message)) for message in chunk))
-
-    def _is_replayed(self, message: Message) -> bool:
-        return self._opened_at is not None and message.created_at < self._opened_at
+    def give(self, message: Message, now: float) -> list[Action]:
+        """Transmit what nobody keeps, also if the client acks nothing: the host bounds what waits to be written."""
+        if not self.is_open or self.is_paused:
+            if self.state is not State.CLOSED and not self._held.is_overfull:
+                self._held.add(message, now)
+            return []
+        return [self._out.transmit([message], own=True)]
 
     # --- the consumer's own sends ------------------------------------------------------------------------------
 
@@ -190,34 +206,35 @@ class Connection:
         """The consumer sends ``message``. Its sender then waits for the store as long as ``must_wait`` says so."""
         if self._may_go_directly:
             return self._transmit([message], now, own=True)
-        self._held.append(Held(message, now))
-        return self.rescue() if self.state is State.CLOSED or self._is_overfull else []
+        if self.state is State.CLOSED and not self.standing.keeps:
+            return []
+        self._held.add(message, now)
+        return self.rescue() if self._is_urgent(now) else []
 
     def must_wait(self, id: str) -> bool:
         """Whether the sender of this own send has to wait: for room, or until it is transmitted or stored."""
-        most = -1 if self.state is State.CLOSED else self.policy.max_message_bytes
-        return self._is_overfull or any(held.message.id == id and held.size > most for held in self._held)
-
-    @property
-    def _is_overfull(self) -> bool:
         if self.state is State.CLOSED:
-            return False
-        size = sum(held.size for held in self._held if held.size <= self.policy.max_message_bytes)
-        return len(self._held) > self.policy.window or size > self.policy.window_bytes
+            return self._held.has_above(-1, id)
+        return self._held.is_overfull or self._held.has_above(self.policy.max_message_bytes, id)
+
+    def _is_urgent(self, now: float) -> bool:
+        """Whether what is held has to go to the store. Room in memory may be an ack away: that is waited for."""
+        is_direct = self.state is State.LIVE and self._behind == self._caught_up and self.mode is Mode.PROTOCOL
+        is_moving = is_direct and not self.is_paused and now - self._client.progress_at < PERSIST_AFTER_SECONDS
+        return self.state is State.CLOSED or (self._held.is_overfull and not is_moving)
 
     @property
     def _may_go_directly(self) -> bool:
         is_first = not self._held and self._behind == self._caught_up and not self._in_flight.next_is_alone
-        return self.state is State.LIVE and self._in_flight.has_room and is_first
+        return self.state is State.LIVE and self._in_flight.has_room and is_first and not self.is_paused
 
     def _flush(self, now: float) -> list[Action]:
         """Ask for more of the store if there is more; otherwise transmit what was held, as far as there is room."""
         actions = self._ask()
-        if self.state is not State.LIVE or self._asked or self._reading or self._behind != self._caught_up:
+        is_behind = self._asked or self._reading or self._behind != self._caught_up
+        if self.state is not State.LIVE or is_behind or self.is_paused:
             return actions
-        while self._held and self._in_flight.has_room and not self._held[0].persisting:
-            actions += self._transmit([self._held.popleft().message], now, own=True)
-        return actions
+        return actions + self._transmit(self._held.take(*self._in_flight.room), now, own=True)
 
     def _persist(self, owners: Iterable[Delivery | Held]) -> list[Action]:
         """``owners``: the first of ``_unstored``. One at a time: a second one could overtake one that fails."""
@@ -232,11 +249,8 @@ class Connection:
 
         One that is too large for it waits for the client as long as that is there; then the store counts it as lost.
         """
-        unstored: list[Delivery | Held] = [
-            *(delivery for delivery in self._in_flight if delivery.own is not None),
-            *self._held,
-        ]
-        return unstored if self.state is State.CLOSED else [*storable(unstored, self.policy.max_message_bytes)]
+        own = unstored(self._in_flight, self._held if self.standing.keeps else ())
+        return own if self.state is State.CLOSED else [*storable(own, self.policy.max_message_bytes)]
 
     def persisted(self, positions: Mapping[str, int | None], now: float) -> list[Action]:
         """The store has these own sends, by id; None: it dropped the message, by policy, and counted that."""
@@ -247,29 +261,32 @@ class Connection:
                 if (position := positions[delivery.id]) is not None:
                     delivery.is_at(position)
         arrived = {held.message.id for held in self._held if held.message.id in positions}
-        self._held = deque(held for held in self._held if held.message.id not in arrived)
+        for id in arrived:
+            self._held.remove(id)
         self._behind += any(positions[id] is not None for id in arrived)
         acked = self._acked_unstored & positions.keys()
         self._acked_unstored -= acked
         gone = tuple(position for id in acked if (position := positions[id]) is not None)
         actions: list[Action] = [Acknowledge(gone)] if gone else []
         self._has_more = self._has_more or bool(arrived)
-        is_urgent = self.state is State.CLOSED or self._is_overfull
-        actions += self.rescue() if is_urgent else self._persist(self._overdue(now - PERSIST_AFTER_SECONDS))
-        return actions + self._flush(now)
+        return actions + self._persist_in_time(now) + self._flush(now)
+
+    def _persist_in_time(self, now: float) -> list[Action]:
+        late = overdue(self._unstored(), now - PERSIST_AFTER_SECONDS, acks=self.mode is Mode.PROTOCOL)
+        return self.rescue() if self._is_urgent(now) else self._persist(late)
 
     def persist_failed(self, now: float) -> list[Action]:
         """The store could not take the own sends of the last Persist: they stay, and ``tick`` offers them again."""
         for owner in [*self._in_flight, *self._held]:
             owner.persisting = False
         self._is_persisting = False
-        self._acked_unstored.clear()
+        self._acked_unstored = frozenset()
         self._persist_retry_at = now + PERSIST_AFTER_SECONDS
         return self._flush(now)
 
     def withdraw(self, id: str) -> None:
         """Forget a held own send: its sender was told that it failed."""
-        self._held = deque(held for held in self._held if held.message.id != id)
+        self._held.remove(id)
 
     # --- the client --------------------------------------------------------------------------------------------
 
@@ -281,18 +298,15 @@ class Connection:
         if not isinstance(frame, Ack):
             self._owes_pong = self.state is State.OPENING  # the hello is the first frame
             return [] if self._owes_pong else [Transmit(wire.pong())]
-        if frame.seq >= self._next_seq:
-            reason = f"netra.ack: seq {frame.seq} was not sent; the last one is {self._next_seq - 1}"
+        if frame.seq >= self._out.next_seq:
+            reason = f"netra.ack: seq {frame.seq} was not sent; the last one is {self._out.next_seq - 1}"
             return [Close(CloseCode.MALFORMED, reason[:120])]
-        return self._settle(frame.seq) + self._release(frame.seq, now) + self._flush(now)
-
-    def _settle(self, seq: int) -> list[Action]:
-        heard = self._told.acked(seq)
-        return [Settle(heard)] if heard else []
+        settled: list[Action] = [Settle(heard)] if (heard := self._told.acked(frame.seq)) else []
+        return settled + self._release(frame.seq, now) + self._flush(now)
 
     def heard(self, now: float) -> None:
         """Any frame came from the client: it is alive."""
-        self._heard_at = now
+        self._client.heard_at = now
 
     def written(self, seq: int, now: float) -> list[Action]:
         """The server has taken the frame with delivery ``seq`` (raw mode counts from here)."""
@@ -300,11 +314,10 @@ class Connection:
         return []
 
     def tell_losses(self, losses: Losses) -> list[Action]:
-        """Messages of this queue were lost to policy. Told once a record, and on the next connection if unacked."""
-        new = tuple(record for record in losses.records if record not in self._told.records())
-        if self.mode is Mode.RAW or not new or self.state not in (State.REPLAYING, State.LIVE):
+        """This queue has losses. Told once a record, and on the next connection if unacked."""
+        is_untold = self.mode is Mode.RAW or self.standing is Standing.SHADOW
+        if is_untold or not self.is_open or not self._told.tell_new(losses.records, following=self._out.next_seq):
             return []
-        self._told.tell(new, following=self._next_seq)
         return [Transmit(wire.lost(losses))]
 
     def told(self) -> Collection[int]:
@@ -314,14 +327,12 @@ class Connection:
     def _release(self, seq: int, now: float) -> list[Action]:
         """Everything up to ``seq`` has been processed by the client."""
         positions: list[int] = []
-        for delivery in self._in_flight.release(seq):
-            self._progress_at = now
+        for delivery in self._in_flight.release(seq, now):
+            self._client.progress_at = now
             positions += delivery.positions
             if delivery.persisting:
-                self._acked_unstored.add(delivery.id)
+                self._acked_unstored |= {delivery.id}
         return [Acknowledge(tuple(positions))] if positions else []
-
-    # --- time --------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed. To be called a few times a second; after the end, as long as ``has_unstored``."""
@@ -329,44 +340,30 @@ class Connection:
             return self.rescue() if now >= self._persist_retry_at else []
         actions = self._check_client(now) if self.mode is Mode.PROTOCOL else self._release_written(now)
         if now >= self._persist_retry_at:
-            actions += self._persist(self._overdue(now - PERSIST_AFTER_SECONDS))
+            actions += self._persist_in_time(now)
+        if self._paused_until is not None and now >= self._paused_until:
+            self._paused_until, self._has_more = None, True
         return actions + self._flush(now)
 
     def _check_client(self, now: float) -> list[Action]:
-        if now - self._heard_at > 2 * self.policy.heartbeat_seconds:
-            return [Close(CloseCode.NOT_RESPONDING, "no frame within two heartbeats")]
-        if self._in_flight and now - self._progress_at > self.policy.ack_timeout_seconds:
-            return [Close(CloseCode.NOT_RESPONDING, "no ack within the ack timeout")]
-        return []
+        silence = self._client.silence(self.policy, now, owes_acks=bool(self._in_flight))
+        return [Close(CloseCode.NOT_RESPONDING, silence)] if silence else []
 
     def excuse(self, now: float) -> None:
         """The client could not be listened to until now (its consumer was busy): its deadlines start anew."""
-        self._heard_at = self._progress_at = now
+        self._client = Liveness(now, now)
 
     def _release_written(self, now: float) -> list[Action]:
         """Raw mode: what was written long enough ago counts as delivered; with a full window, that is soon."""
         limit = RAW_REPLAY_SECONDS if self._in_flight.has_room else RAW_SETTLE_SECONDS
-        seq = 0
-        for delivery in self._in_flight:
-            if delivery.seq > self._written_seq or now - delivery.at < limit:
-                break
-            seq = delivery.seq
-        return self._release(seq, now)
-
-    def _overdue(self, since: float) -> list[Delivery | Held]:
-        """The own sends up to the last one that has waited since then: for its ack, which raw clients do not send, or
-        for room."""
-        unstored, acks = self._unstored(), self.mode is Mode.PROTOCOL
-        late = [n for n, owner in enumerate(unstored, 1) if owner.at <= since and (acks or isinstance(owner, Held))]
-        return unstored[: late[-1]] if late else []
+        return self._release(self._in_flight.last_before(self._written_seq, now - limit), now)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
     def close(self, code: int | None, now: float) -> list[Action]:
         """The socket is gone, or is being closed by us. Idempotent.
 
-        ``code``: what the client closed with, as the server reported it. None if nobody knows that the client has read
-        to the end.
+        ``code``: the client's, as the server reported it. None if nobody knows that the client has read to the end.
         """
         if self.state is State.CLOSED:
             return []
@@ -374,14 +371,21 @@ class Connection:
         if self.mode is Mode.RAW and code not in RAW_ABNORMAL_CODES:
             actions += self._release(self._written_seq, now)
         self.state = State.CLOSED
+        if not self.standing.keeps:
+            self._held = Backlog(self.policy)
         if positions := self._in_flight.positions:
             actions.append(Return(positions, self._in_flight.is_alone))
         return actions + self.rescue()
 
     @property
-    def is_holding(self) -> bool:
-        """Whether own sends wait for room, or for the connection to become live."""
-        return bool(self._held)
+    def held(self) -> int:
+        """How many own sends wait for room, or for the connection to become live."""
+        return len(self._held)
+
+    @property
+    def window(self) -> Window:
+        """What is in flight, for statistics."""
+        return self._in_flight
 
     @property
     def has_unstored(self) -> bool:

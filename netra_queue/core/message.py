@@ -10,6 +10,8 @@ from enum import Enum, IntEnum
 
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,149}", re.ASCII)
 CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+SENDER = re.compile(r"[A-Za-z0-9._-]{1,50}", re.ASCII)
+SENDER_NAME = "1 to 50 of A-Z a-z 0-9 . _ -"
 MAX_KEY_LENGTH = 200
 
 
@@ -71,6 +73,8 @@ class Draft:
     deliver_first: bool = False  # the first line to ack it takes it off the others
     collapse: str | None = None  # it takes the place of the waiting one of this collapse key
     track: bool = False  # what becomes of it is kept
+    not_before: datetime | None = None  # it is not delivered before; None: at once
+    traceparent: str | None = None  # W3C text of the context in which it was sent, where that is traced
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +87,7 @@ class GroupDraft:
     priority: Priority
     ttl_seconds: float | None = None
     key: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +100,7 @@ class Message:
     priority: Priority
     created_at: datetime
     deliveries: int = 0  # connections that ended after it was transmitted and before it was acked
+    traceparent: str | None = None
 
 
 class Outcome(Enum):
@@ -115,6 +121,7 @@ class Receipt:
     queue: str
     outcome: Outcome
     tracked: bool = False  # it was sent with track=True
+    not_before: datetime | None = None  # it was sent above its rate, and is delivered from then on; None: at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +144,7 @@ class LossReason(Enum):
     DEAD = "dead"  # transmitted again and again without an ack, and set aside
     WITHHELD = "withheld"  # the consumer said that this client may not see it
     LEFT_OUT = "left_out"  # the policy's replay leaves it out
+    UNPROTECTED = "unprotected"  # sent while the store was away: given to who was connected, and not kept
 
 
 class Fate(Enum):
@@ -149,10 +157,16 @@ class Fate(Enum):
     DEAD = "dead"
     WITHHELD = "withheld"
     LEFT_OUT = "left_out"
+    MISSED = "missed"  # in shadow mode: it would have been replayed, and no connection had been sent it,
+    UNCONFIRMED = "unconfirmed"  # or one had, without an ack
 
     @property
     def loss(self) -> LossReason | None:
-        return None if self in (Fate.ACKED, Fate.SUPERSEDED) else LossReason(self.value)
+        """None: its client has it, or has never been promised it."""
+        return LossReason(self.value) if self.value in _LOSSES else None
+
+
+_LOSSES = {reason.value for reason in LossReason}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .message import LossReason, Priority
+from .rate import Rate
+from .rollout import Rollout
 
 
 class Overflow(Enum):
@@ -19,6 +21,20 @@ class Overflow(Enum):
     DROP_OLDEST = "drop_oldest"
     DROP_NEWEST = "drop_newest"
     REJECT = "reject"
+
+
+class WhileUnavailable(Enum):
+    """What a send gets while the breaker around the store is open."""
+
+    RAISE = "raise"  # BreakerOpen
+    LIVE = "live"  # it is given to the clients that are connected, and nobody else
+
+
+class Exceeded(Enum):
+    """What happens to a message that is sent above its rate."""
+
+    REJECT = "reject"
+    DELAY = "delay"  # it is stored at once, and delivered when its turn has come
 
 
 BLIND = 16  # processes that may fill a queue between two counts as one of them does
@@ -72,6 +88,20 @@ class Policy:
     dead_letters: frozenset[LossReason]
     dead_letter_seconds: float
     replay: Replay
+    rate: Rate | None  # of what is sent to the queue; None: no limit, for this and the others
+    sender_rates: Mapping[str, Rate]  # the same, by the class of its senders
+    rate_exceeded: Exceeded
+    client_frames: Rate | None
+    control_frames: Rate | None
+    connections: Rate | None
+    replay_rate: Rate | None
+    rollout: Rollout
+    while_unavailable: WhileUnavailable
+
+    @property
+    def does_without(self) -> bool:
+        """Whether clients are served, and sends accepted, while the store is away."""
+        return self.while_unavailable is WhileUnavailable.LIVE or self.rollout.is_shadow
 
     def ttl_for(self, priority: Priority) -> float:
         return self.ttl[priority]
@@ -82,6 +112,11 @@ class Policy:
         So one that makes its client fail reaches the limit by itself, and does not take others along.
         """
         return deliveries >= self.alone_from
+
+    @property
+    def delays(self) -> bool:
+        """Whether the queue may hold messages whose time has not come."""
+        return self.rate_exceeded is Exceeded.DELAY and (self.rate is not None or bool(self.sender_rates))
 
     @property
     def alone_from(self) -> int:

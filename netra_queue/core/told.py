@@ -25,6 +25,13 @@ class Told:
         if records:
             self._unheard.append(Word(tuple(records), following))
 
+    def tell_new(self, records: Collection[int], following: int) -> bool:
+        """``tell`` of those that are not being told yet. Whether there are any."""
+        known = self.records()
+        new = [record for record in records if record not in known]
+        self.tell(new, following)
+        return bool(new)
+
     def records(self) -> list[int]:
         """Those that the client was told of and has not acked yet."""
         return [record for word in self._unheard for record in word.records]

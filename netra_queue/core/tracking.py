@@ -22,6 +22,8 @@ class MessageState(Enum):
     DEAD = "dead"
     WITHHELD = "withheld"
     LEFT_OUT = "left_out"
+    MISSED = "missed"
+    UNCONFIRMED = "unconfirmed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

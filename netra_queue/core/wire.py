@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, IntEnum
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qs
 
 from .message import CLIENT_ID, Losses, LossReason, Message, Payload, PayloadKind, Priority
+from .policy import Policy
 
 SUBPROTOCOL = "netra-queue.v1"
 CONTROL_PREFIX = "netra."
@@ -36,7 +37,11 @@ class CloseCode(IntEnum):
     NOT_YOUR_QUEUE = 4403
     STORE_UNAVAILABLE = 4503
     NOT_RESPONDING = 4508
+    SENT_AWAY = 4512
     TOO_MANY_CONNECTIONS = 4529
+
+
+RAW_ABNORMAL_CODES = frozenset({None, 1005, 1006, 1011, 1012})  # 1005: what Uvicorn says of a reset
 
 
 class MalformedFrame(ValueError):
@@ -99,9 +104,9 @@ def client_id(query_string: bytes) -> str:
     return values[0]
 
 
-def hello(*, queue: str, waiting: int, losses: Losses, window: int, heartbeat_seconds: float) -> str:
+def hello(*, queue: str, waiting: int, losses: Losses, policy: Policy) -> str:
     frame = {"type": "netra.hello", "queue": queue, "waiting": waiting, "lost": _lost_since(losses)}
-    return _encode(frame | {"window": window, "heartbeat": _plain(heartbeat_seconds)})
+    return _encode(frame | {"window": policy.window, "heartbeat": _plain(policy.heartbeat_seconds)})
 
 
 def lost(losses: Losses) -> str:
@@ -125,7 +130,13 @@ def messages(first_seq: int, entries: Iterable[tuple[Message, bool]]) -> str:
     return f'{{"type":"netra.messages","seq":{first_seq},"messages":[{",".join(map(_entry, entries))}]}}'
 
 
-_PAYLOAD_KEY = {PayloadKind.JSON: "data", PayloadKind.TEXT: "text", PayloadKind.BYTES: "data_base64"}
+def joined(frames: Sequence[str]) -> str:
+    """One frame for several of ``messages``, each of which goes on where the one before ends."""
+    head, *others = frames
+    return "".join([head[:-2], *("," + frame[frame.index("[") + 1 : -2] for frame in others), "]}"])
+
+
+PAYLOAD_KEY = {PayloadKind.JSON: "data", PayloadKind.TEXT: "text", PayloadKind.BYTES: "data_base64"}
 _PRIORITY_NAME = {priority: priority.name.lower() for priority in Priority}
 
 
@@ -136,13 +147,15 @@ def _entry(entry: tuple[Message, bool]) -> str:
     return (
         f'{{"id":"{message.id}","priority":"{_PRIORITY_NAME[message.priority]}",'
         f'"sent_at":"{timestamp(message.created_at)}","replayed":{"true" if replayed else "false"},'
-        f'"{_PAYLOAD_KEY[payload.kind]}":{value}}}'
+        f'"{PAYLOAD_KEY[payload.kind]}":{value}}}'
     )
 
 
 def timestamp(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds, as JavaScript's ``Date`` writes it."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 ALWAYS_TOLD = (LossReason.EXPIRED, LossReason.DROPPED)
@@ -169,9 +182,11 @@ def text_payload(text: str) -> Payload:
 
     Raises UnicodeEncodeError for lone surrogates, which no WebSocket can carry.
     """
-    text.encode()
-    kind, stored = (PayloadKind.JSON, text) if _is_json(text) else (PayloadKind.TEXT, json.dumps(text))
-    return Payload(kind, stored, len(stored.encode()))
+    size = len(text.encode())
+    if _is_json(text):
+        return Payload(PayloadKind.JSON, text, size)
+    stored = json.dumps(text)
+    return Payload(PayloadKind.TEXT, stored, len(stored))
 
 
 def bytes_payload(data: bytes) -> Payload:
@@ -195,7 +210,7 @@ def decoded(payload: Payload) -> Any:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, parse_constant=_refuse)
+        _STRICT.decode(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -203,6 +218,9 @@ def _is_json(text: str) -> bool:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _plain(seconds: float) -> float | int:

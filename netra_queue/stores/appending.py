@@ -15,7 +15,7 @@ from ..core.policy import Overflow, Policy
 from ..exceptions import StoreUnavailable
 from ..ids import new_number
 from ..models import Body, Flag, queue_id
-from . import collapsing, inserting, limits, seen, telling, tracking, watching
+from . import accounting, collapsing, inserting, limits, seen, telling, tracking, watching
 from .connecting import is_in_transaction, own_transaction
 from .devices import targets
 from .rows import chunks, record_losses
@@ -47,7 +47,9 @@ class _Copy:
             created_at=self.draft.sent_at or now,
             expires_at=_expiry(self.draft, now),
             body=self.body,
+            traceparent=self.draft.traceparent,
             flags=int(self.flags),
+            not_before=self.draft.not_before,
         )
 
     @property
@@ -62,7 +64,7 @@ def append(
     found = targets(using, {draft.queue for draft in drafts}, policies, now)
     lines, exact = found.lines, not is_in_transaction(using)
     if not is_repeat and _are_plain(using, drafts, lines, policies, now):
-        return _append_plain(using, drafts, lines, found.servers if exact else None, now)
+        return _append_plain(using, drafts, lines, found.servers, now, is_committed=exact)
     may_reject = any(policy.overflow is Overflow.REJECT for policy in policies.values())
     with own_transaction(using, savepoint=may_reject):
         stored = _stored(using, drafts, lines) if is_repeat else {}
@@ -80,7 +82,9 @@ def append(
         release_keys(using, [draft for draft in fresh if draft.id in dropped])
         _count_too_large(using, too_large, lines, now)
     superseded = {draft.id for draft in drafts} - {*there, *firsts, *(draft.id for draft in too_large)}
-    return [answer(draft, firsts, kept, there, superseded) for draft in drafts]
+    answers = [answer(draft, firsts, kept, there, superseded) for draft in drafts]
+    accounting.appended(using, drafts, answers, there, lines, too_large)
+    return answers
 
 
 def _are_plain(
@@ -110,19 +114,22 @@ def _append_plain(
     using: str,
     drafts: Sequence[Draft],
     lines: Mapping[str, tuple[str, ...]],
-    servers: Mapping[str, tuple[str, ...]] | None,
+    servers: Mapping[str, tuple[str, ...]],
     now: datetime,
+    *,
+    is_committed: bool,
 ) -> list[Appended]:
-    """One statement, and so no transaction of its own. In a caller's, others may be ``servers`` when that commits."""
+    """One statement, and so no transaction of its own; there may be one of the caller's."""
     rows = [_Copy(draft, lines[draft.queue][0], None, Flag(0)).row(now) for draft in drafts]
     found = inserting.insert(using, rows)
+    accounting.accepted_plain(using, drafts, is_committed=is_committed)
     return [
         Appended(
             draft.id,
             Outcome.QUEUED,
             found[row.key],
             lines[draft.queue],
-            None if servers is None else servers.get(lines[draft.queue][0], ()),
+            servers.get(lines[draft.queue][0], ()),
         )
         for draft, row in zip(drafts, rows, strict=True)
     ]
@@ -137,6 +144,7 @@ def place(using: str, draft: Draft, lines: Sequence[str], policy: Policy, now: d
     inserted = _insert(using, [_Copy(draft, line, body, Flag(0)) for line in lines], now)
     added = growth((line, draft.payload.size) for line in lines)
     removed = limits.enforce(using, added, dict.fromkeys(lines, policy), now, exact=False)
+    accounting.accepted(using, [draft], len(lines))
     return without(inserted, removed).get(draft.id, {})
 
 

@@ -14,7 +14,7 @@ from ..exceptions import InvalidMessage, TooManyDevices
 from ..models import LiveConnection, Message, Queue, new_queue, queue_id
 from . import devices, lingers, presence
 from .connecting import own_transaction
-from .limits import expire_queues, totals
+from .limits import expire_queues
 from .rows import chunks, lock_queues
 from .values import Opened, Presence
 
@@ -51,7 +51,7 @@ def _rounds(arrivals: Sequence[Arrival]) -> Iterator[list[Arrival]]:
 def _attach_some(using: str, arrivals: Sequence[Arrival], now: datetime) -> dict[str, Answer]:
     """Of each queue, or any of its lines, one at most. The queues' rows first, then the lines'."""
     policies = {presence.queue: policy for presence, policy in arrivals}
-    names = {presence.queue: presence.policy for presence, _ in arrivals}
+    names = {presence.queue: (presence.policy, presence.is_resolved) for presence, _ in arrivals}
     _note(using, {base_of(line): name for line, name in names.items()}, now, seen=names.keys())
     lines = {line: policy for line, policy in policies.items() if client_of(line)}
     refused = devices.arrive(using, lines, now) if lines else set()
@@ -66,10 +66,11 @@ def _attach_some(using: str, arrivals: Sequence[Arrival], now: datetime) -> dict
     }
 
 
-def _note(using: str, policies: Mapping[str, str], now: datetime, *, seen: Collection[str]) -> None:
+def _note(using: str, policies: Mapping[str, tuple[str, bool]], now: datetime, *, seen: Collection[str]) -> None:
     """A client has come to these queues or lines or, if they are not among ``seen``, to a line of them.
 
-    Their rows are locked from now on, and made if they are missing. ``policies``: the consumers' choices, by name.
+    Their rows are locked from now on, and made if they are missing. ``policies``: the names that
+    were chosen, and whether by POLICY_RESOLVER.
     """
     missing = {queue_id(name): name for name in policies}
     for id in lock_queues(using, policies):
@@ -78,11 +79,12 @@ def _note(using: str, policies: Mapping[str, str], now: datetime, *, seen: Colle
         rows = [new_queue(name, now) for _, name in sorted(missing.items())]
         Queue.objects.using(using).bulk_create(rows, ignore_conflicts=True)
         lock_queues(using, missing.values())
-    alike: dict[tuple[str, bool], list[str]] = defaultdict(list)
-    for name, policy in policies.items():
-        alike[policy, name in seen].append(name)
-    for (policy, is_seen), some in alike.items():
-        _update(using, some, {"policy": policy, "idle_since": now, **({"seen_at": now} if is_seen else {})})
+    alike: dict[tuple[str, bool, bool], list[str]] = defaultdict(list)
+    for name, (policy, is_resolved) in policies.items():
+        alike[policy, is_resolved, name in seen].append(name)
+    for (policy, is_resolved, is_seen), some in alike.items():
+        changes = {"policy": policy, "is_resolved": is_resolved, "idle_since": now}
+        _update(using, some, {**changes, "seen_at": now} if is_seen else changes)
 
 
 def _update(using: str, names: Sequence[str], changes: Mapping[str, object]) -> None:
@@ -121,13 +123,21 @@ def _open(using: str, policies: Mapping[str, Policy], now: datetime) -> dict[str
 
 
 def _waiting(using: str, ids: Collection[int], now: datetime) -> dict[int, int]:
+    """How many messages wait in each of these queues, without those whose time has not come; others have expired, and
+    are removed. Queues without any may be left out."""
+    found = _counts(using, ids, now)
+    if with_expired := [id for id, (_, expired) in found.items() if expired]:
+        expire_queues(using, with_expired, now)
+        found |= dict.fromkeys(with_expired, (0, 0)) | _counts(using, with_expired, now)
+    return {id: count for id, (count, _) in found.items()}
+
+
+def _counts(using: str, ids: Collection[int], now: datetime) -> dict[int, tuple[int, int]]:
+    """By queue, the messages whose time has come, and those of all that have expired."""
     found: dict[int, tuple[int, int]] = {}
-    is_due = Case(When(expires_at__lte=now, then=Value(1)))
+    has_expired, is_late = When(expires_at__lte=now, then=Value(1)), When(not_before__gt=now, then=Value(1))
     for chunk in chunks(sorted(ids)):
         rows = Message.objects.using(using).filter(queue_id__in=chunk).order_by().values_list("queue_id")
-        found |= {id: (count, due) for id, count, due in rows.annotate(Count("id"), due=Count(is_due))}
-    due = [id for id, (_, due) in found.items() if due]
-    if due:
-        expire_queues(using, due, now)
-        found |= totals(using, due)
-    return {id: count for id, (count, _) in found.items()}
+        counts = rows.annotate(Count("id"), expired=Count(Case(has_expired)), later=Count(Case(is_late)))
+        found |= {id: (count - later, expired) for id, count, expired, later in counts}
+    return found

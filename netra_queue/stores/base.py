@@ -7,7 +7,7 @@ What every store promises (tests/stores/contract.py holds each to it):
 
 - **Order.** ``read`` gives a queue's messages by priority, then in the order in which they were appended. Nothing is
   a cursor: what ``read`` gives is what exists, has not expired and was not excluded. A message that becomes visible
-  late, with a lower position than others, is given by the next ``read``.
+  late, with a lower position than others, is given by the next ``read``. For ``not_before``, see ``base_rates``.
 - **Acceptance.** A draft for which ``append`` returned a position is kept until it is acked, expires, is chosen by the
   overflow policy, or is purged. The last three are counted as losses in the same transaction as the removal.
 - **Idempotence.** ``ack``, ``settle``, ``attach``, ``detach``, ``linger``, ``heartbeat`` and ``reap`` may be repeated,
@@ -16,22 +16,31 @@ What every store promises (tests/stores/contract.py holds each to it):
   of servers that differ do no harm.
 - **Threads.** Every method may be called from any thread, at the same time, and blocks until it is done. None may be
   called on an event loop. Cancelling the wait for a call does not cancel the call.
-- **Errors.** StoreUnavailable when the store cannot be reached or gives up; what was asked for may then have been
-  done or not. Everything else it raises is said with the method.
+- **Errors.** StoreUnavailable when the store cannot be reached or gives up; what was asked for may then have been done.
+  Everything else it raises is said with the method.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from ..core.connection import ReadRequest
-from ..core.message import Draft, GroupDraft, Losses, LossReason, Priority
+from ..core.actions import ReadRequest
+from ..core.message import Draft, GroupDraft, Losses
 from ..core.policy import Policy
 from ..core.tracking import Tracked, UndeliveredMessage
 from ..exceptions import InvalidMessage, NetraQueueError, TooManyDevices
+from .alerts_base import AlertStore
+from .base_connections import ConnectionStore
+from .base_controls import ControlStore
+from .base_letters import LetterStore
+from .base_operators import OperatorStore
+from .base_overview import OverviewStore
+from .base_passing import PassingStore
+from .base_rates import RateStore
+from .statistics_base import StatisticsStore
 from .values import (
     Appended,
     Batch,
@@ -39,8 +48,10 @@ from .values import (
     GroupAppended,
     Letter,
     Line,
+    Mended,
     Opened,
     Overview,
+    Pause,
     Presence,
     QueueStat,
     Returned,
@@ -56,8 +67,10 @@ __all__ = [
     "GroupAppended",
     "Letter",
     "Line",
+    "Mended",
     "Opened",
     "Overview",
+    "Pause",
     "Presence",
     "QueueStat",
     "Result",
@@ -71,7 +84,17 @@ Result = TypeVar("Result")
 MISSED_HEARTBEATS = 3  # after so many times SERVER_HEARTBEAT_SECONDS, a silent server counts as dead
 
 
-class Store(ABC):
+class Store(
+    AlertStore,
+    ConnectionStore,
+    ControlStore,
+    LetterStore,
+    OperatorStore,
+    OverviewStore,
+    PassingStore,
+    RateStore,
+    StatisticsStore,
+):
     """See the module's text for what holds for all methods. Queues are named by their names."""
 
     transactional: bool
@@ -87,12 +110,12 @@ class Store(ABC):
         """Do ``work`` in a thread that exists for this store. What the thread holds of it stays open for the next."""
         return work()
 
-    def leave_thread(self) -> None:  # noqa: B027  most stores hold nothing
+    def leave_thread(self) -> None:
         """The calling thread is about to end: give back what it holds of the store."""
 
     def after_commit(self, callback: Callable[[], None]) -> None:
-        """Call this once what the calling thread has appended can be read by others: at once, or when its transaction
-        commits; never if that rolls back. What ``callback`` raises then reaches nobody."""
+        """Call this once what this thread has appended can be read by others: at once, or when its transaction commits;
+        never if that rolls back. What ``callback`` raises then reaches nobody."""
         callback()
 
     # --- messages ----------------------------------------------------------------------------------------------
@@ -143,7 +166,7 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, requests: Sequence[tuple[str, ReadRequest]]) -> list[Batch]:
-        """The next messages of these queues, one Batch a request, in the order of the requests."""
+        """The next messages of these queues, one Batch a request, in the order of the requests. None of paused ones."""
 
     @abstractmethod
     def transmit(self, positions: Collection[int]) -> set[int]:
@@ -159,9 +182,7 @@ class Store(ABC):
     @abstractmethod
     def tracked(self, ids: Collection[str]) -> dict[str, Tracked]:
         """What became of these messages, for those that were sent with ``track`` and have not been forgotten since.
-
-        A message with copies in several lines is acked as soon as one is; otherwise it ends as its last copy does.
-        """
+        A message with copies in several lines is acked as soon as one is; otherwise it ends as its last copy does."""
 
     @abstractmethod
     def returned(self, returns: Sequence[Returned]) -> int:
@@ -176,7 +197,7 @@ class Store(ABC):
 
     @abstractmethod
     def waiting(self, queues: Collection[str]) -> set[str]:
-        """Those of these queues that hold a message that has not expired."""
+        """Those of these queues that hold a message that has not expired, and are not paused."""
 
     @abstractmethod
     def losses(self, queues: Collection[str], told: Collection[int] = ()) -> dict[str, Losses]:
@@ -211,10 +232,9 @@ class Store(ABC):
         return answers
 
     @abstractmethod
-    def surplus(self, presence: Presence, policy: Policy) -> Surplus:
-        """What the policy's replay leaves out for this connection, which is attached and has read nothing yet.
-
-        Nothing while another connection of the queue is there.
+    def surplus(self, presence: Presence, policy: Policy, before: datetime | None = None) -> Surplus:
+        """What the policy's replay leaves out for this connection, which is attached and has read nothing yet: of what
+        was sent ``before``, if that is given. Nothing while another connection of the queue is there.
         """
 
     @abstractmethod
@@ -222,7 +242,7 @@ class Store(ABC):
         self, queue: str, positions: Collection[int], digest: Draft | None, policy: Policy
     ) -> tuple[int, Losses]:
         """Remove those of these messages that are there; they count as left out. If any were, append ``digest``.
-
+        In shadow mode they count as missed, or as unconfirmed if they were transmitted before, and are no loss.
         Returns what ``attach`` would now say of waiting messages and losses. Raises MessageTooLarge or QueueFull, and
         changes nothing, when the queue does not take the digest.
         """
@@ -309,28 +329,6 @@ class Store(ABC):
     def group_holders(self, groups: Collection[str]) -> dict[str, list[str]]:
         """The ids of the living servers that hold connections of these groups' queues and lines, and of which."""
 
-    # --- dead letters ------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def letters(self, limit: int, *, queue: str | None = None, reason: LossReason | None = None) -> list[Letter]:
-        """The newest ``limit`` dead letters, of one queue (or line) or of all, for one reason or for any."""
-
-    @abstractmethod
-    def requeue(self, number: int) -> Appended | None:
-        """Put this dead letter back: same id, priority and time of sending, a new time to live, no deliveries.
-
-        It goes into its line, or to the queue's other lines if that is in use no more; it is the newest of its priority
-        there. None: it is gone. Raises QueueFull or MessageTooLarge, and keeps it, when it does not fit.
-        """
-
-    @abstractmethod
-    def delete_letters(self, numbers: Collection[int]) -> int:
-        """Delete these dead letters for good. Returns how many were there. Idempotent."""
-
-    @abstractmethod
-    def forget_letters(self, limit: int) -> int:
-        """Delete up to ``limit`` dead letters that were kept for as long as they should. Fewer: no more."""
-
     # --- upkeep ------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -339,15 +337,14 @@ class Store(ABC):
 
     @abstractmethod
     def reap(self) -> int:
-        """Remove the connections of servers whose heartbeat stopped, and lingers that are over. Returns the number of
-        connections.
+        """Remove the connections of silent servers, and lingers that are over. Returns the number of connections.
 
         Those of a server that is not known (any more) have as long for its next heartbeat.
         """
 
     @abstractmethod
     def forget_idle(self, limit: int) -> int:
-        """Remove up to ``limit`` queues that are empty, without connections, and idle for IDLE_QUEUE_SECONDS.
+        """Remove up to ``limit`` queues that are empty, not connected, not paused, and idle for IDLE_QUEUE_SECONDS.
 
         Used idempotency keys that have run out go too, and losses that nobody came for within that time; a queue with
         younger losses stays. Groups without members go as well, at the earliest after that time.
@@ -355,8 +352,8 @@ class Store(ABC):
 
     @abstractmethod
     def forget_keys(self, limit: int) -> int:
-        """Remove up to ``limit`` keys (idempotency's, collapsing's) that have run out, and records of tracked messages
-        that need not be kept any more. Fewer: there are no more."""
+        """Remove up to ``limit`` keys (idempotency's, collapsing's) that have run out, records of tracked messages that
+        need not be kept any more, and buckets of rates that are full. Fewer: there are no more."""
 
     @abstractmethod
     def hand_over(self, policy: str, limit: int, receive: Callable[[tuple[UndeliveredMessage, ...]], None]) -> int:
@@ -388,13 +385,5 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def purge(self, queue: str, limit: int, priority: Priority | None = None) -> int:
-        """Remove up to ``limit`` messages of a queue; they count as dropped. Fewer: there are no more."""
-
-    @abstractmethod
     def stat(self, queue: str) -> QueueStat:
         """One queue as it stands. The cost grows with that queue's messages."""
-
-    @abstractmethod
-    def overview(self, limit: int, scan: int) -> Overview:
-        """Totals and the ``limit`` largest queues, looking at ``scan`` rows of each kind at most."""

@@ -32,6 +32,7 @@ from ..exceptions import StoreUnavailable
 from ..threads import PerProcess, Pool
 from . import current_store
 from .base import Appended, Store
+from .guarded import current_guard
 
 Result = TypeVar("Result")
 BATCH_MESSAGES = 500
@@ -125,6 +126,7 @@ class BatchingWriter:
         return future
 
     def _accept(self, job: _Job) -> None:
+        current_guard().check()
         with self._lock:
             if self._messages + len(job.drafts) > BACKLOG_MESSAGES or self._bytes + job.size > BACKLOG_BYTES:
                 raise StoreUnavailable(f"{self._messages} messages are waiting to be written already")
@@ -136,7 +138,8 @@ class BatchingWriter:
             self._bytes += job.size
 
     def run(self, work: Callable[[], Result]) -> Future[Result]:
-        """Have other short work on the store done in the writer's thread, in turn."""
+        """Have other short work on the store done in the writer's thread, in turn. Raises BreakerOpen."""
+        current_guard().check()
         return self._pool.submit(work)
 
     def close(self, timeout_seconds: float) -> bool:

@@ -59,12 +59,11 @@ def _crowded(using: str, body: int) -> list[int]:
 def _families(using: str, lines: Sequence[int]) -> dict[int, tuple[int, Policy]]:
     """The queue that each of these is a line of (itself, if it is a queue), and its policy."""
     default = conf.policy("default")
-    rows = Queue.objects.using(using).filter(pk__in=lines).values_list("pk", "parent_id", "policy", "parent__policy")
+    columns = ("pk", "parent_id", "name", "policy", "parent__policy")
+    rows = Queue.objects.using(using).filter(pk__in=lines).values_list(*columns)
     known = {
-        line: (line, conf.policy_or_default(policy))
-        if base is None
-        else (base, conf.policy_or_default(base_policy or ""))
-        for line, base, policy, base_policy in rows
+        line: (line if base is None else base, conf.policy_of(name, (policy if base is None else base_policy) or ""))
+        for line, base, name, policy, base_policy in rows
     }
     return {line: known.get(line, (line, default)) for line in lines}
 

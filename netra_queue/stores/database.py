@@ -15,8 +15,8 @@ from functools import partial
 from django.db import connections, router
 
 from .. import models
-from ..core.connection import ReadRequest
-from ..core.message import Draft, Fate, GroupDraft, Losses, Priority, base_of
+from ..core.actions import ReadRequest
+from ..core.message import Draft, Fate, GroupDraft, Losses, base_of
 from ..core.policy import Policy
 from ..core.tracking import Tracked, UndeliveredMessage
 from ..exceptions import InvalidMessage, NetraQueueError, TooManyDevices
@@ -38,6 +38,7 @@ from . import (
     upkeep,
     watching,
 )
+from .alert_rows import DatabaseAlerts
 from .base import (
     Appended,
     Batch,
@@ -53,10 +54,26 @@ from .base import (
 )
 from .clock import DatabaseClock
 from .connecting import database_time, in_own_thread, is_in_transaction, on_commit, run
+from .database_connections import DatabaseConnections
+from .database_controls import DatabaseControls
 from .database_letters import DatabaseLetters
+from .database_operators import DatabaseOperators
+from .database_passing import DatabasePassing
+from .rate_rows import DatabaseRates
+from .statistics_rows import DatabaseStatistics
+from .values import Ages, ServerLoad
 
 
-class DatabaseStore(DatabaseLetters):
+class DatabaseStore(
+    DatabaseLetters,
+    DatabaseAlerts,
+    DatabaseConnections,
+    DatabaseControls,
+    DatabaseOperators,
+    DatabasePassing,
+    DatabaseRates,
+    DatabaseStatistics,
+):
     """``using``: the alias of the database; by default the one that the project's routers choose for our models."""
 
     transactional = True
@@ -251,13 +268,18 @@ class DatabaseStore(DatabaseLetters):
         now = self.now()
         return run(self.using, lambda: overview.due(self.using, limit, now))
 
-    def purge(self, queue: str, limit: int, priority: Priority | None = None) -> int:
-        now = self.now()
-        return run(self.using, lambda: upkeep.purge(self.using, queue_id(queue), limit, priority, now))
-
     def stat(self, queue: str) -> QueueStat:
-        return run(self.using, lambda: upkeep.stat(self.using, queue))
+        now = self.now()
+        return run(self.using, lambda: upkeep.stat(self.using, queue, now))
 
     def overview(self, limit: int, scan: int) -> Overview:
         now = self.now()
         return run(self.using, lambda: overview.overview(self.using, limit, scan, now))
+
+    def ages(self, bounds: Sequence[float], scan: int) -> Ages:
+        now = self.now()
+        return run(self.using, lambda: overview.ages(self.using, bounds, scan, now))
+
+    def loads(self, limit: int, scan: int) -> list[ServerLoad]:
+        now = self.now()
+        return run(self.using, lambda: overview.loads(self.using, limit, scan, now))

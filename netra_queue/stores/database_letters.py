@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 
 from ..core.message import Draft, Losses, LossReason
 from ..core.policy import Policy
@@ -24,9 +25,9 @@ class DatabaseLetters(Store):
         now = self.now()
         return run(self.using, lambda: returning.withhold(self.using, positions, now))
 
-    def surplus(self, presence: Presence, policy: Policy) -> Surplus:
+    def surplus(self, presence: Presence, policy: Policy, before: datetime | None = None) -> Surplus:
         now = self.now()
-        return run(self.using, lambda: returning.surplus(self.using, presence, policy, now))
+        return run(self.using, lambda: returning.surplus(self.using, presence, policy, now, before or now))
 
     def leave_out(
         self, queue: str, positions: Collection[int], digest: Draft | None, policy: Policy
@@ -34,8 +35,10 @@ class DatabaseLetters(Store):
         now = self.now()
         return run(self.using, lambda: returning.leave_out(self.using, queue, positions, digest, policy, now))
 
-    def letters(self, limit: int, *, queue: str | None = None, reason: LossReason | None = None) -> list[Letter]:
-        return run(self.using, lambda: letters.letters(self.using, limit, queue, reason))
+    def letters(
+        self, limit: int, *, queue: str | None = None, reason: LossReason | None = None, since: datetime | None = None
+    ) -> list[Letter]:
+        return run(self.using, lambda: letters.letters(self.using, limit, queue, reason, since))
 
     def requeue(self, number: int) -> Appended | None:
         now = self.now()

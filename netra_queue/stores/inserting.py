@@ -17,10 +17,13 @@ from django.db import connections
 from ..models import Message
 
 Key = tuple[str, int]  # a message's id, its line's
-COLUMNS = "queue_id, uid, priority, kind, payload, size, created_at, expires_at, body_id, flags, deliveries"
+COLUMNS = (
+    "queue_id, uid, priority, kind, payload, size, created_at, expires_at, body_id, traceparent, flags, not_before, "
+    "deliveries"
+)
 _TYPES = {  # as in _values
     **{"q": "bigint", "u": "text", "p": "smallint", "k": "smallint", "t": "text", "s": "integer"},
-    **{"c": "timestamptz", "e": "timestamptz", "b": "bigint", "f": "smallint"},
+    **{"c": "timestamptz", "e": "timestamptz", "b": "bigint", "w": "text", "f": "smallint", "n": "timestamptz"},
 }
 _POSTGRESQL = """
     INSERT INTO {table} ({columns})
@@ -44,7 +47,9 @@ class Row:
     created_at: datetime
     expires_at: datetime
     body: int | None
+    traceparent: str | None
     flags: int
+    not_before: datetime | None = None
 
     @property
     def key(self) -> Key:
@@ -88,7 +93,8 @@ def _insert_json(using: str, statement: str, rows: str) -> dict[Key, int]:
 def _values(row: Row) -> tuple[Any, ...]:
     created_at, expires_at = row.created_at.isoformat(), row.expires_at.isoformat()
     head = (row.queue, row.uid, row.priority, row.kind, row.payload, row.size)
-    return *head, created_at, expires_at, row.body, row.flags
+    not_before = None if row.not_before is None else row.not_before.isoformat()
+    return *head, created_at, expires_at, row.body, row.traceparent, row.flags, not_before
 
 
 def _named(row: Row) -> dict[str, Any]:
@@ -99,6 +105,7 @@ def _listed(row: Row, connection: Any) -> list[Any]:
     """With times as Django writes them, so that they compare."""
     values = list(_values(row))
     values[6:8] = map(connection.ops.adapt_datetimefield_value, (row.created_at, row.expires_at))
+    values[-1] = connection.ops.adapt_datetimefield_value(row.not_before)
     return values
 
 
@@ -114,7 +121,9 @@ def _insert_values(using: str, rows: Sequence[Row]) -> dict[Key, int]:
             created_at=row.created_at,
             expires_at=row.expires_at,
             body_id=row.body,
+            traceparent=row.traceparent,
             flags=row.flags,
+            not_before=row.not_before,
         )
         for row in rows
     ]

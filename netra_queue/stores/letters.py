@@ -16,12 +16,16 @@ from .rows import CHUNK, chunks, delete, skipping_locked
 from .values import Appended, Letter, no_room
 
 
-def letters(using: str, limit: int, queue: str | None, reason: LossReason | None) -> list[Letter]:
+def letters(
+    using: str, limit: int, queue: str | None, reason: LossReason | None, since: datetime | None
+) -> list[Letter]:
     rows = DeadLetter.objects.using(using).order_by("-pk")
     if queue is not None:
         rows = rows.filter(queue_id=queue_id(queue))
     if reason is not None:
         rows = rows.filter(reason=reason.value)
+    if since is not None:
+        rows = rows.filter(died_at__gte=since)
     found = list(rows.defer("payload")[:limit])
     names: dict[int, str] = {}
     for chunk in chunks(sorted({row.queue_id for row in found})):
@@ -53,7 +57,7 @@ def requeue(using: str, number: int, now: datetime) -> Appended | None:
         queue = Queue.objects.using(using).filter(pk=letter.queue_id).first() if letter is not None else None
         if letter is None or queue is None:
             return None
-        policy = conf.policy_or_default(queue.policy)
+        policy = conf.policy_of(queue.name, queue.policy)
         if letter.size > policy.max_message_bytes:
             raise MessageTooLarge(queue.name, size=letter.size, limit=policy.max_message_bytes)
         places = place(using, _draft(letter, queue, now), destination(using, queue.name, policy, now), policy, now)
@@ -66,7 +70,7 @@ def requeue(using: str, number: int, now: datetime) -> Appended | None:
 def _draft(letter: DeadLetter, queue: Queue, now: datetime) -> Draft:
     """As old as it is, with all its time to live before it."""
     priority = Priority(letter.priority)
-    fresh_seconds = conf.policy_or_default(queue.policy).ttl_for(priority)
+    fresh_seconds = conf.policy_of(queue.name, queue.policy).ttl_for(priority)
     return Draft(
         queue=queue.name,
         id=letter.uid,

@@ -6,15 +6,20 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 
-from ..core.connection import ReadRequest
-from ..core.message import Draft, Fate, Losses, LossReason, base_of
+from ..core.actions import ReadRequest
+from ..core.message import Draft, Fate, Losses, LossReason, Outcome, base_of
 from ..core.policy import Policy
+from ..core.statistics import Event
+from .memory_alerts import MemoryAlerts
+from .memory_connections import MemoryConnections
+from .memory_operators import MemoryOperators
+from .memory_passing import MemoryPassing
+from .memory_rates import MemoryRates
 from .memory_state import QueueRows, Row
-from .memory_upkeep import MemoryUpkeep
 from .values import Appended, Batch, Opened, Positions, Presence, Server, answer, split_by_size, without
 
 
-class MemoryStore(MemoryUpkeep):
+class MemoryStore(MemoryOperators, MemoryPassing, MemoryRates, MemoryAlerts, MemoryConnections):
     """Thread-safe through one lock. ``clock`` gives the store's time."""
 
     transactional = False
@@ -42,6 +47,7 @@ class MemoryStore(MemoryUpkeep):
                 firsts, inserted = self._take_in(fitting, lines, policies)
                 dropped = {p for of in inserted.values() for line in of for p in self._enforce(line, of_lines[line])}
             for draft in too_large:
+                self._counted_beside(draft, lines[draft.queue], Event.DROPPED)
                 for line in lines[draft.queue]:
                     self._count(self._queue(line), LossReason.DROPPED, draft.priority, 1)
                     self._tell(line, [(draft.id, draft.priority)], Fate.DROPPED)
@@ -49,7 +55,10 @@ class MemoryStore(MemoryUpkeep):
             gone = inserted.keys() - kept.keys()
             self._forget_keys([draft for draft in fitting if draft.id in gone])
             superseded = {draft.id for draft in fitting} - firsts.keys() - inserted.keys()
-            return [answer(draft, firsts, kept, inserted, superseded) for draft in drafts]
+            answers = [answer(draft, firsts, kept, inserted, superseded) for draft in drafts]
+            duplicates = zip(drafts, answers, strict=True)
+            self._counted(Event.DUPLICATE, [d.priority for d, a in duplicates if a.outcome is Outcome.DUPLICATE])
+            return answers
 
     def _take_in(
         self, drafts: Sequence[Draft], lines: Mapping[str, Sequence[str]], policies: Mapping[str, Policy]
@@ -95,11 +104,13 @@ class MemoryStore(MemoryUpkeep):
             return [self._read(self._peek(name), request) for name, request in requests]
 
     def _read(self, queue: QueueRows, request: ReadRequest) -> Batch:
+        if (pause := self._pause(queue.name)) is not None:
+            return Batch((), more=False, is_paused=True, resumes_at=pause.until)
         now = self.now()
         given: list[Row] = []
         size, more, is_alone = 0, False, False
         for row in queue.rows:
-            if row.expires_at <= now or row.message.position in request.excluded:
+            if not row.may_be_read(now) or row.message.position in request.excluded:
                 continue
             alone = request.alone_from is not None and row.message.deliveries >= request.alone_from
             is_full = len(given) == request.limit or size >= request.max_bytes
@@ -134,7 +145,8 @@ class MemoryStore(MemoryUpkeep):
     def waiting(self, queues: Collection[str]) -> set[str]:
         with self._lock:
             now = self.now()
-            return {name for name in queues if any(row.expires_at > now for row in self._peek(name).rows)}
+            given = [name for name in queues if self._pause(name) is None]
+            return {name for name in given if any(row.may_be_read(now) for row in self._peek(name).rows)}
 
     def losses(self, queues: Collection[str], told: Collection[int] = ()) -> dict[str, Losses]:
         with self._lock:
@@ -152,12 +164,14 @@ class MemoryStore(MemoryUpkeep):
         with self._lock:
             self._arrive(presence.queue, policy)
             queue, now = self._queue(presence.queue), self.now()
-            queue.policy, queue.seen_at = presence.policy, now
-            self._queue(base_of(presence.queue)).policy = presence.policy
+            queue.seen_at = now
+            for rows in (queue, self._queue(base_of(presence.queue))):
+                rows.policy, rows.is_resolved = presence.policy, presence.is_resolved
             self._presences.setdefault(presence.id, (presence, now))
             self._expire(queue)
             lingering = self._forget_lingers(lambda lingerer, until: lingerer.queue == presence.queue)
-            return Opened(min(len(queue.rows), policy.max_messages), self._losses(queue), now, lingering)
+            waiting = sum(row.may_be_read(now) for row in queue.rows)
+            return Opened(min(waiting, policy.max_messages), self._losses(queue), now, lingering)
 
     def detach(self, presences: Collection[Presence]) -> None:
         with self._lock:
@@ -192,10 +206,12 @@ class MemoryStore(MemoryUpkeep):
         with self._lock:
             was_known = server.id in self._heartbeats
             self._heartbeats[server.id] = self.now()
+            self._servers[server.id] = server
             return was_known
 
     def retire(self, server: Server) -> None:
         with self._lock:
             self._heartbeats.pop(server.id, None)
+            self._servers.pop(server.id, None)
             self._part([presence for presence, _ in self._presences.values() if presence.server.id == server.id])
             self._forget_lingers(lambda presence, until: presence.server.id == server.id)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from .. import conf
 from ..core.message import GroupDraft, LossReason, Message, Outcome, base_of
 from ..core.policy import Policy
+from ..core.statistics import Event
 from ..exceptions import QueueFull
 from .memory_letters import MemoryLetters
 from .memory_state import GroupRows, Row
@@ -62,23 +63,29 @@ class MemoryGroups(MemoryLetters):
             group = self._groups.setdefault(draft.group, GroupRows(self.now()))
             first, until = group.keys.get(draft.key or "", ("", self.now()))
             if draft.key is not None and until > self.now():
+                self._counted(Event.DUPLICATE, [draft.priority])
                 return GroupAppended(first, Outcome.DUPLICATE)
-            recipients = sum(self._give(draft, queue) for queue in sorted(group.members))
-            if group.members and not recipients:
+            members = [queue for queue in sorted(group.members) if self._is_kept(queue)]
+            recipients = sum(self._give(draft, queue) for queue in members)
+            if members and not recipients:
                 return GroupAppended(draft.id, Outcome.DROPPED)
             if draft.key is not None:
                 longest = max(self._ttl(draft, policy) for policy in conf.policies())
                 group.keys[draft.key] = (draft.id, self.now() + timedelta(seconds=longest))
             return GroupAppended(draft.id, Outcome.QUEUED, recipients)
 
+    def _is_kept(self, queue: str) -> bool:
+        return conf.policy_of(queue, self._peek(queue).policy).rollout.includes(queue)
+
     def _ttl(self, draft: GroupDraft, policy: Policy) -> float:
         return policy.ttl_for(draft.priority) if draft.ttl_seconds is None else draft.ttl_seconds
 
     def _give(self, draft: GroupDraft, queue: str) -> bool:
         """Put it into one queue's lines. Returns whether one of them keeps it."""
-        policy = conf.policy_or_default(self._peek(queue).policy)
+        policy = conf.policy_of(queue, self._peek(queue).policy)
         lines = self._targets(queue, policy)
         if draft.payload.size > policy.max_message_bytes:
+            self._counted_beside(draft, lines, Event.DROPPED)
             for line in lines:
                 self._count(self._queue(line), LossReason.DROPPED, draft.priority, 1)
             return False
@@ -88,10 +95,16 @@ class MemoryGroups(MemoryLetters):
     def _give_line(self, draft: GroupDraft, line: str, policy: Policy) -> bool:
         position, now = next(self._numbers), self.now()
         message = Message(
-            position=position, id=draft.id, payload=draft.payload, priority=draft.priority, created_at=now
+            position=position,
+            id=draft.id,
+            payload=draft.payload,
+            priority=draft.priority,
+            created_at=now,
+            traceparent=draft.traceparent,
         )
         expires_at = now + timedelta(seconds=self._ttl(draft, policy))
         insort(self._queue(line).rows, Row((draft.priority, position), message, expires_at))
+        self._counted(Event.ACCEPTED, [draft.priority])
         try:
             return position not in self._enforce(line, policy)
         except QueueFull:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from .. import conf
-from ..core.message import Draft, Losses, LossReason, Outcome, base_of
+from ..core.message import Draft, Fate, Losses, LossReason, Outcome, base_of
 from ..core.policy import Policy, left_out
 from ..exceptions import MessageTooLarge
 from .memory_lines import MemoryLines
@@ -39,13 +39,14 @@ class MemoryLetters(MemoryLines):
                 self._remove(self._peek(name), mine, LossReason.WITHHELD)
         return {}
 
-    def surplus(self, presence: Presence, policy: Policy) -> Surplus:
+    def surplus(self, presence: Presence, policy: Policy, before: datetime | None = None) -> Surplus:
         with self._lock:
             others = [p for p, _ in self._presences.values() if p.queue == presence.queue and p.id != presence.id]
             if any(self._is_alive(other.server.id) for other in others):
                 return Surplus((), ())
             now = self.now()
-            messages = [row.message for row in self._peek(presence.queue).rows if row.expires_at > now]
+            rows = [row for row in self._peek(presence.queue).rows if row.may_be_read(now)]
+            messages = [row.message for row in rows if row.message.created_at <= (before or now)]
             ages = [(m.position, m.priority, (now - m.created_at).total_seconds()) for m in messages]
             positions = tuple(left_out(policy.replay, ages))
             has_digest = policy.replay.digest is not None
@@ -56,11 +57,20 @@ class MemoryLetters(MemoryLines):
     ) -> tuple[int, Losses]:
         with self._lock:
             with self._undone_on_error(queue):
+                if policy.rollout.is_shadow:
+                    return self._leave_in_the_dark(queue, positions, policy)
                 removed = self._remove(self._queue(queue), positions, LossReason.LEFT_OUT)
                 if digest is not None and removed and not self._place_within_limits(digest, (queue,), policy):
                     raise MessageTooLarge(queue, size=digest.payload.size, limit=policy.max_bytes)
-            rows = self._queue(queue)
-            return min(len(rows.rows), policy.max_messages), self._losses(rows)
+            rows, now = self._queue(queue), self.now()
+            return min(sum(row.may_be_read(now) for row in rows.rows), policy.max_messages), self._losses(rows)
+
+    def _leave_in_the_dark(self, queue: str, positions: Collection[int], policy: Policy) -> tuple[int, Losses]:
+        rows = self._queue(queue)
+        transmitted = {row.message.position for row in rows.rows if row.message.deliveries}
+        self._take(rows, set(positions) & transmitted, Fate.UNCONFIRMED)
+        self._take(rows, set(positions) - transmitted, Fate.MISSED)
+        return min(len(rows.rows), policy.max_messages), self._losses(rows)
 
     def _place_within_limits(self, draft: Draft, lines: Sequence[str], policy: Policy) -> dict[str, int]:
         expires_at = (draft.sent_at or self.now()) + timedelta(seconds=draft.ttl_seconds)
@@ -81,17 +91,19 @@ class MemoryLetters(MemoryLines):
 
     # --- dead letters ------------------------------------------------------------------------------------------
 
-    def letters(self, limit: int, *, queue: str | None = None, reason: LossReason | None = None) -> list[Letter]:
+    def letters(
+        self, limit: int, *, queue: str | None = None, reason: LossReason | None = None, since: datetime | None = None
+    ) -> list[Letter]:
         with self._lock:
             newest = [row.letter for _, row in sorted(self._letters.items(), reverse=True)]
             found = [n for n in newest if queue in (None, n.queue) and reason in (None, n.reason)]
-            return found[:limit]
+            return [n for n in found if since is None or n.died_at >= since][:limit]
 
     def requeue(self, number: int) -> Appended | None:
         with self._lock:
             if (row := self._letters.get(number)) is None:
                 return None
-            size, policy = row.letter.size, conf.policy_or_default(self._peek(row.queue).policy)
+            size, policy = row.letter.size, conf.policy_of(row.queue, self._peek(row.queue).policy)
             if size > policy.max_message_bytes:
                 raise MessageTooLarge(row.queue, size=size, limit=policy.max_message_bytes)
             lines = self._destination(row.queue, policy)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from .. import conf
 from ..core.message import LossReason, base_of, client_of
 from ..core.policy import Policy
+from ..core.statistics import Event
 from ..exceptions import TooManyDevices
 from .memory_receipts import MemoryReceipts
 from .memory_state import QueueRows
@@ -40,7 +41,8 @@ class MemoryLines(MemoryReceipts):
         with self._lock:
             old = self._old_lines()[:limit]
             for line in old:
-                self._forget_line(line, LossReason.EXPIRED, conf.policy_or_default(self._queues[line].policy))
+                policy = conf.policy_of(line, self._queues[line].policy)
+                self._forget_line(line, LossReason.EXPIRED, policy)
             return len(old)
 
     def _old_lines(self) -> list[str]:
@@ -48,7 +50,7 @@ class MemoryLines(MemoryReceipts):
             name
             for name, rows in self._queues.items()
             if client_of(name) and rows.seen_at is not None
-            if not self._is_in_use(name, conf.policy_or_default(rows.policy))
+            if not self._is_in_use(name, conf.policy_of(name, rows.policy))
         ]
 
     def _used_lines(self, queue: str) -> Iterator[tuple[str, QueueRows]]:
@@ -104,6 +106,7 @@ class MemoryLines(MemoryReceipts):
         """What both of them have is wanted once."""
         there = {row.message.id for row in target.rows}
         doubles = {row.message.position for row in source.rows if row.message.id in there}
+        self._counted(Event.MERGED, [row.message.priority for row in source.rows if row.message.position in doubles])
         source.rows = [row for row in source.rows if row.message.position not in doubles]
         source.slots = {k: replace(s, position=0) if s.position in doubles else s for k, s in source.slots.items()}
         had_rows = bool(source.rows)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from .. import conf, signals
 from ..core.message import Draft, Fate, Priority, base_of, client_of
 from ..core.policy import Policy
+from ..core.statistics import Event
 from ..core.tracking import EndedMessage, Tracked, UndeliveredMessage
 from ..core.wire import decoded
 from .memory_state import MemoryState, QueueRows, Row, Slot
@@ -71,6 +72,7 @@ class MemoryReceipts(MemoryState):
 
     def _outdo(self, draft: Draft, lines: Sequence[str]) -> None:
         """It is not put there, because a later one of the same call will be."""
+        self._counted_beside(draft, lines, Event.SUPERSEDED)
         for line in lines:
             slots = self._queue(line).slots
             slot = slots[draft.collapse]

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from .. import conf
-from ..core.message import Draft, Fate, Losses, LossReason, Message, Priority
+from ..core.message import Draft, Fate, GroupDraft, Losses, LossReason, Message, Priority, base_of
 from ..core.policy import Candidate, Overflow, Policy, choose_victims, removal_order
+from ..core.statistics import Event
+from ..counting import adder
 from ..exceptions import QueueFull
-from .base import MISSED_HEARTBEATS, Store
-from .values import Letter, Presence
+from .base import MISSED_HEARTBEATS
+from .memory_statistics import MemoryStatistics
+from .values import Detail, Letter, Pause, Presence, Server
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,6 +28,10 @@ class Row:
     expires_at: datetime = field(compare=False)
     is_for_first: bool = field(default=False, compare=False)
     is_shared: bool = field(default=False, compare=False)  # several lines got it
+    not_before: datetime | None = field(default=None, compare=False)
+
+    def may_be_read(self, now: datetime) -> bool:
+        return self.expires_at > now and (self.not_before is None or self.not_before <= now)
 
     @property
     def candidate(self) -> Candidate:
@@ -57,7 +64,9 @@ class QueueRows:
     keys: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     losses: dict[int, tuple[LossReason, Priority, int, datetime]] = field(default_factory=dict)
     policy: str = ""
+    is_resolved: bool = False
     seen_at: datetime | None = None
+    acked_at: datetime | None = None
     slots: dict[str | None, Slot] = field(default_factory=dict)
 
     @property
@@ -102,10 +111,11 @@ class GroupRows:
     keys: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
 
-class MemoryState(Store):
+class MemoryState(MemoryStatistics):
     """Everything under one lock. ``clock`` gives the store's time."""
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        super().__init__()
         self._clock = clock
         self._lock = Lock()
         self._numbers = itertools.count(1)
@@ -113,9 +123,14 @@ class MemoryState(Store):
         self._groups: dict[str, GroupRows] = {}
         self._presences: dict[str, tuple[Presence, datetime]] = {}
         self._heartbeats: dict[str, datetime] = {}
+        self._servers: dict[str, Server] = {}
         self._lingers: dict[str, tuple[Presence, datetime]] = {}  # by connection, with the end
+        self._pauses: dict[str, Pause] = {}
+        self._away: dict[str, float] = {}  # by connection: in how many seconds it may be back
+        self._details: dict[str, Detail] = {}  # by connection
         self._transmitted: set[int] = set()
         self._letters: dict[int, LetterRow] = {}
+        self._full_at: dict[str, float] = {}  # of rates' buckets, by their names
 
     def now(self) -> datetime:
         return self._clock()
@@ -135,7 +150,7 @@ class MemoryState(Store):
         gone = self._take(queue, positions, Fate(reason.value))
         for priority, count in Counter(row.message.priority for row in gone).items():
             self._count(queue, reason, priority, count)
-        if may_keep and reason in (policy := conf.policy_or_default(queue.policy)).dead_letters:
+        if may_keep and reason in (policy := conf.policy_of(queue.name, queue.policy)).dead_letters:
             for row in gone:
                 self._set_aside(queue.name, row, reason, policy.dead_letter_seconds)
         return {row.message.position for row in gone}
@@ -161,8 +176,19 @@ class MemoryState(Store):
         gone = [row for row in queue.rows if row.message.position in positions]
         if gone:
             queue.rows = [row for row in queue.rows if row.message.position not in positions]
+            self._counted(Event.of(fate), [row.message.priority for row in gone])
             self._ended(queue.name, gone, fate)
         return gone
+
+    def _counted(self, event: Event, priorities: Sequence[Priority]) -> None:
+        """Count this once it has happened for good."""
+        if priorities:
+            self._lock.after(lambda: adder.count(event, priorities))
+
+    def _counted_beside(self, draft: Draft | GroupDraft, lines: Sequence[str], event: Event) -> None:
+        """A message that was accepted for these lines, and has ended before it got into them."""
+        for one in (Event.ACCEPTED, event):
+            self._counted(one, [draft.priority] * len(lines))
 
     def _ended(self, line: str, rows: Sequence[Row], fate: Fate) -> None:
         """These rows have left their line."""
@@ -185,9 +211,11 @@ class MemoryState(Store):
                 payload=draft.payload,
                 priority=draft.priority,
                 created_at=draft.sent_at or self.now(),
+                traceparent=draft.traceparent,
             )
-            row = Row((draft.priority, position), message, expires_at, is_for_first, len(lines) > 1)
+            row = Row((draft.priority, position), message, expires_at, is_for_first, len(lines) > 1, draft.not_before)
             insort(self._queue(line).rows, row)
+        self._counted(Event.ACCEPTED, [draft.priority] * len(lines))
         return places
 
     def _enforce(self, name: str, policy: Policy) -> set[int]:
@@ -208,6 +236,15 @@ class MemoryState(Store):
         candidates = sorted((row.candidate for row in queue.rows), key=lambda c: removal_order(c, policy.overflow))
         victims = choose_victims(candidates, policy, messages=messages, size=size)
         return self._remove(queue, {victim.position for victim in victims}, LossReason.DROPPED)
+
+    def _pause(self, name: str) -> Pause | None:
+        """Of a line and its queue, the pause that lasts longer."""
+        pauses = [self._pauses.get(base_of(name)), self._pauses.get(name)]
+        mine = [pause for pause in pauses if pause is not None and self._is_in_force(pause)]
+        return max(mine, key=lambda pause: pause.until or datetime.max.replace(tzinfo=UTC), default=None)
+
+    def _is_in_force(self, pause: Pause | None) -> bool:
+        return pause is not None and (pause.until is None or pause.until > self.now())
 
     def _losses(self, queue: QueueRows, told: Collection[int] = ()) -> Losses:
         untold = {record: loss for record, loss in queue.losses.items() if record not in told}
@@ -235,8 +272,11 @@ class MemoryState(Store):
         """These connections are gone: until now their lines have been in use."""
         for presence in presences:
             self._presences.pop(presence.id, None)
+            self._away.pop(presence.id, None)
+            self._details.pop(presence.id, None)
             if (queue := self._peek(presence.queue)).seen_at is not None:  # otherwise it was forgotten meanwhile
                 queue.seen_at = self.now()
+                queue.acked_at = max(filter(None, (queue.acked_at, presence.acked_at)), default=None)
 
     def _forget_lingers(self, is_over: Callable[[Presence, datetime], bool]) -> tuple[str, ...]:
         """Remove those of which this is true. Returns the ids of their servers."""

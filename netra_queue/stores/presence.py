@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.db import connections
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Case, DateTimeField, Exists, F, OuterRef, QuerySet, Value, When
+from django.db.models.functions import Coalesce, Greatest
 
 from .. import conf
 from ..core.message import Losses, LossReason, Priority, base_of
@@ -16,6 +17,9 @@ from . import lingers
 from .base import MISSED_HEARTBEATS, Presence, Server
 from .connecting import own_transaction
 from .rows import chunks, lock_queues
+
+NO_ACKS: Mapping[int, datetime] = {}
+REASONS = {reason.value for reason in LossReason}
 
 
 def lease(now: datetime) -> datetime:
@@ -27,7 +31,7 @@ def detach(using: str, presences: Collection[Presence], now: datetime) -> None:
     """The queues' rows first, as ``attach`` and ``linger`` do."""
     ids = sorted(presence.id for presence in presences)
     with own_transaction(using):
-        _see(using, {presence.queue for presence in presences}, now)
+        _see(using, {presence.queue for presence in presences}, now, _last_acks(presences))
         LiveConnection.objects.using(using).filter(pk__in=ids)._raw_delete(using)
         lingers.remove(using, ids)
 
@@ -37,7 +41,7 @@ def linger(using: str, stays: Sequence[tuple[Presence, float]], now: datetime) -
     ids = sorted(presence.id for presence, _ in stays)
     by_queue = {queue_id(presence.queue): (presence, seconds) for presence, seconds in stays}
     with own_transaction(using):
-        _see(using, {presence.queue for presence, _ in stays}, now)
+        _see(using, {presence.queue for presence, _ in stays}, now, _last_acks(presence for presence, _ in stays))
         LiveConnection.objects.using(using).filter(pk__in=ids)._raw_delete(using)
         for chunk in chunks(sorted(by_queue)):
             live = LiveConnection.objects.using(using).filter(queue_id__in=chunk, server__heartbeat_at__gt=lease(now))
@@ -47,8 +51,18 @@ def linger(using: str, stays: Sequence[tuple[Presence, float]], now: datetime) -
     return {presence.id for presence, _ in by_queue.values()}
 
 
-def _see(using: str, lines: Collection[str], now: datetime) -> None:
-    """Note that the clients of these lines were here until now, and hold the rows.
+def _last_acks(presences: Iterable[Presence]) -> dict[int, datetime]:
+    """When the clients that leave acked last, by line. Of two of one line, the later time."""
+    acks: dict[int, datetime] = {}
+    for presence in presences:
+        if presence.acked_at is not None:
+            id = queue_id(presence.queue)
+            acks[id] = max(presence.acked_at, acks.get(id, presence.acked_at))
+    return acks
+
+
+def _see(using: str, lines: Collection[str], now: datetime, acks: Mapping[int, datetime] = NO_ACKS) -> None:
+    """Note that the clients of these lines were here until now, when they acked last, and hold the rows.
 
     A line that was forgotten while it was connected stays forgotten.
     """
@@ -57,7 +71,16 @@ def _see(using: str, lines: Collection[str], now: datetime) -> None:
     for chunk in chunks(sorted(mine)):
         Queue.objects.using(using).filter(pk__in=chunk).update(idle_since=now)
         seen = Queue.objects.using(using).filter(pk__in=used.intersection(chunk), seen_at__isnull=False)
-        seen.update(seen_at=now)
+        mine_acked = {id: acks[id] for id in chunk if id in acks}
+        seen.update(seen_at=now, **({"acked_at": _later(mine_acked)} if mine_acked else {}))
+
+
+def _later(acks: Mapping[int, datetime]) -> Case:
+    """For an update of queues: these times, unless a later one is there. Others stay as they are."""
+    stored = F("acked_at")
+    times = {id: Value(at, output_field=DateTimeField()) for id, at in acks.items()}
+    whens = [When(pk=id, then=Greatest(Coalesce(stored, at), at)) for id, at in times.items()]
+    return Case(*whens, default=stored)
 
 
 def _see_lines_of(using: str, connections: QuerySet[LiveConnection], now: datetime) -> None:
@@ -71,14 +94,17 @@ def _see_lines_of(using: str, connections: QuerySet[LiveConnection], now: dateti
 
 
 def losses(using: str, queues: Mapping[int, str], told: Collection[int] = ()) -> dict[str, Losses]:
-    """What each of these queues (names by id) lost and no client was told of."""
+    """What each of these queues (names by id) lost and no client was told of.
+
+    Losses for a reason of a later release's, which runs beside this one, are left to that.
+    """
     counts: dict[int, dict[tuple[LossReason, Priority], int]] = defaultdict(lambda: defaultdict(int))
     records: dict[int, list[int]] = defaultdict(list)
     since: dict[int, datetime] = {}
     for chunk in chunks(list(queues)):
         rows = Loss.objects.using(using).filter(queue_id__in=chunk).order_by("pk")
         for row in rows:
-            if row.pk in told:
+            if row.pk in told or row.reason not in REASONS:
                 continue
             counts[row.queue_id][LossReason(row.reason), Priority(row.priority)] += row.count
             records[row.queue_id].append(row.pk)

@@ -15,7 +15,7 @@ from .appending import place
 from .connecting import own_transaction
 from .reading import fetch
 from .removal import remove
-from .rows import chunks, lock
+from .rows import Held, chunks, is_due, lock
 from .set_aside import count_delivery
 from .values import Presence, Returned, Surplus, deliveries_after
 
@@ -68,13 +68,13 @@ def withhold(using: str, positions: Mapping[str, Collection[int]], now: datetime
     return {name: some for name, some in found.items() if some}
 
 
-def surplus(using: str, presence_: Presence, policy: Policy, now: datetime) -> Surplus:
+def surplus(using: str, presence_: Presence, policy: Policy, now: datetime, before: datetime) -> Surplus:
     """What this client, which has just been attached, is not to get. None while another living connection is there."""
     id = queue_id(presence_.queue)
     living = LiveConnection.objects.using(using).filter(queue_id=id, server__heartbeat_at__gt=presence.lease(now))
     if living.exclude(pk=presence_.id).exists():
         return Surplus((), ())
-    rows = Message.objects.using(using).filter(queue_id=id, expires_at__gt=now)
+    rows = Message.objects.using(using).filter(is_due(now), queue_id=id, expires_at__gt=now, created_at__lte=before)
     waiting = rows.values_list("pk", "priority", "created_at")
     ages = [(position, Priority(urgency), (now - sent_at).total_seconds()) for position, urgency, sent_at in waiting]
     positions = left_out(policy.replay, ages)
@@ -93,8 +93,20 @@ def leave_out(
     id = queue_id(line)
     with own_transaction(using, savepoint=True):
         held = [message for message in lock(using, positions).values() if message.queue == id]
-        remove(using, held, Fate.LEFT_OUT, now)
+        for fate, some in _by_fate(using, held, policy).items():
+            remove(using, some, fate, now)
         if digest is not None and held and not place(using, digest, (line,), policy, now):
             raise MessageTooLarge(line, size=digest.payload.size, limit=policy.max_bytes)
-        waiting = Message.objects.using(using).filter(queue_id=id)[: policy.max_messages].count()
+        waiting = Message.objects.using(using).filter(is_due(now), queue_id=id)[: policy.max_messages].count()
         return waiting, presence.losses(using, {id: line}).get(line, Losses())
+
+
+def _by_fate(using: str, held: Sequence[Held], policy: Policy) -> dict[Fate, list[Held]]:
+    if not policy.rollout.is_shadow:
+        return {Fate.LEFT_OUT: list(held)}
+    rows = Message.objects.using(using).filter(pk__in=[one.position for one in held], deliveries__gt=0)
+    transmitted = set(rows.values_list("pk", flat=True))
+    found: dict[Fate, list[Held]] = defaultdict(list)
+    for one in held:
+        found[Fate.UNCONFIRMED if one.position in transmitted else Fate.MISSED].append(one)
+    return found

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from django.db import connections
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 
 from ..core.message import LossReason, client_of
 from ..models import Loss, Message, Queue, queue_id
@@ -28,6 +28,11 @@ def skipping_locked(rows: QuerySet[Row], using: str) -> QuerySet[Row]:
     """Lock these rows, in their order, without those that another transaction holds: no waiting, so no deadlock."""
     has_skip = connections[using].features.has_select_for_update_skip_locked
     return rows.select_for_update(skip_locked=has_skip)
+
+
+def is_due(now: datetime) -> Q:
+    """Of messages: their time has come."""
+    return Q(not_before__isnull=True) | Q(not_before__lte=now)
 
 
 @dataclass(frozen=True, slots=True)

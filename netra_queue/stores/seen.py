@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from ..core.policy import Growth, Policy
 
-TRUST_SECONDS = 0.5
+TRUST_SECONDS = 5.0
 SEEN_QUEUES = 10_000
 
 _lock = threading.Lock()

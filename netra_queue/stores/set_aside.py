@@ -23,7 +23,7 @@ def set_aside(using: str, messages: Collection[Held], reason: LossReason, now: d
 
     Payloads stay in the database. No queue is looked up unless some policy keeps such messages.
     """
-    if not messages or not any(reason in policy.dead_letters for policy in conf.policies()):
+    if not messages or not keeps(reason):
         return
     policies = _policies(using, {held.queue for held in messages})
     kept: dict[float, list[int]] = defaultdict(list)
@@ -36,12 +36,18 @@ def set_aside(using: str, messages: Collection[Held], reason: LossReason, now: d
             _copy(using, chunk, reason, now, now + timedelta(seconds=seconds))
 
 
+def keeps(reason: LossReason) -> bool:
+    """Whether any policy keeps what goes for this reason."""
+    return any(reason in policy.dead_letters for policy in conf.policies())
+
+
 def _policies(using: str, queues: Iterable[int]) -> dict[int, Policy]:
     ids = sorted(queues)
-    names: dict[int, str] = {}
+    known: dict[int, Policy] = {}
     for chunk in chunks(ids):
-        names |= dict(Queue.objects.using(using).filter(pk__in=chunk).values_list("pk", "policy"))
-    return {id: conf.policy_or_default(names.get(id, "")) for id in ids}
+        rows = Queue.objects.using(using).filter(pk__in=chunk).values_list("pk", "name", "policy")
+        known |= {id: conf.policy_of(name, policy) for id, name, policy in rows}
+    return {id: known[id] if id in known else conf.policy("default") for id in ids}
 
 
 def _copy(using: str, positions: Sequence[int], reason: LossReason, now: datetime, keep_until: datetime) -> None:

@@ -18,31 +18,37 @@ from ..models import (
     Loss,
     Message,
     Queue,
+    RateBucket,
     TrackedMessage,
     UsedKey,
     queue_id,
 )
-from . import collapsing, membership, presence
+from . import collapsing, membership, pausing, presence
 from .base import QueueStat
 from .connecting import own_transaction
-from .removal import discard_bodies, remove
+from .examining import chosen
+from .removal import discard_bodies, remove, sweep_plain
 from .rows import CHUNK, delete, hold, skipping_locked
 
 RECORDS_PER_QUEUE = 16  # more records of one kind than this are added up into one
 
 
 def sweep(using: str, limit: int, now: datetime) -> int:
-    due = Message.objects.using(using).filter(expires_at__lte=now).order_by("expires_at", "id")
+    if (removed := sweep_plain(using, limit, now)) == limit:
+        return removed
+    due = Message.objects.using(using).filter(expires_at__lte=now).order_by("expires_at")
     with own_transaction(using):
-        return remove(using, hold(due, using, limit), Fate.EXPIRED, now)
+        return removed + remove(using, hold(due, using, limit - removed), Fate.EXPIRED, now)
 
 
-def purge(using: str, queue: int, limit: int, priority: Priority | None, now: datetime) -> int:
-    rows = Message.objects.using(using).filter(queue_id=queue).order_by("priority", "id")
-    if priority is not None:
-        rows = rows.filter(priority=int(priority))
+def purge(
+    using: str, queue: int, limit: int, priority: Priority | None, now: datetime, *, only_expired: bool = False
+) -> int:
+    rows = chosen(Message.objects.using(using).filter(queue_id=queue), priority, only_expired, now)
+    fate = Fate.EXPIRED if only_expired else Fate.DROPPED
     with own_transaction(using):
-        return remove(using, hold(rows, using, limit), Fate.DROPPED, now, may_keep=False)
+        held = hold(rows.order_by("priority", "id"), using, limit)
+        return remove(using, held, fate, now, may_keep=only_expired)
 
 
 def forget_idle(using: str, limit: int, now: datetime) -> int:
@@ -86,7 +92,8 @@ def _cutoff(now: datetime) -> datetime:
 
 
 def idle_queues(using: str, now: datetime) -> QuerySet[Queue]:
-    """Without messages, dead letters, connections and younger losses. One look into an index for each queue and kind.
+    """Not paused, without messages, dead letters, connections and younger losses. One look into an index for each queue
+    and kind.
 
     A line that may be in use keeps its row, and its queue's, which has the policy of what is sent to both.
     LIMIT keeps MariaDB from reading a whole index for all queues at once, as it does for NOT EXISTS.
@@ -97,7 +104,7 @@ def idle_queues(using: str, now: datetime) -> QuerySet[Queue]:
     is_forgotten = Q(parent_id=None) | Q(seen_at=None) | Q(seen_at__lte=oldest)
     return (
         Queue.objects.using(using)
-        .filter(is_forgotten, idle_since__lt=_cutoff(now))
+        .filter(~pausing.in_force(now), is_forgotten, idle_since__lt=_cutoff(now))
         .alias(
             a_line=Subquery(lines.values("parent_id")[:1]),
             a_visitor=Subquery(LiveConnection.objects.filter(queue__parent_id=OuterRef("pk")).values("queue_id")[:1]),
@@ -129,6 +136,7 @@ def run_out(using: str, now: datetime) -> tuple[QuerySet[Any], ...]:
         UsedKey.objects.using(using).filter(expires_at__lte=now).order_by("expires_at"),
         CollapseSlot.objects.using(using).filter(expires_at__lte=now).order_by("expires_at"),
         TrackedMessage.objects.using(using).filter(keep_until__lte=now).order_by("keep_until"),
+        RateBucket.objects.using(using).filter(full_at__lte=now.timestamp()).order_by("full_at"),
     )
 
 
@@ -176,7 +184,7 @@ def _add_up(using: str, same: Mapping[str, Any]) -> None:
     Loss.objects.using(using).create(**same, count=total, since=since)
 
 
-def stat(using: str, name: str) -> QueueStat:
+def stat(using: str, name: str, now: datetime) -> QueueStat:
     id = queue_id(name)
     queue = Queue.objects.using(using).filter(pk=id).first()
     rows = Message.objects.using(using).filter(queue_id=id).values_list("priority").order_by("priority")
@@ -184,12 +192,15 @@ def stat(using: str, name: str) -> QueueStat:
     return QueueStat(
         queue=name,
         policy=queue.policy if queue else "",
+        is_resolved=queue.is_resolved if queue else False,
         messages=sum(count for _, count, _, _ in found),
         size=sum(size for _, _, size, _ in found),
         by_priority={Priority(priority): count for priority, count, _, _ in found},
         oldest_at=min((oldest for *_, oldest in found), default=None),
         connections=LiveConnection.objects.using(using).filter(queue_id=id).count(),
         seen_at=queue.seen_at if queue else None,
+        acked_at=queue.acked_at if queue else None,
         losses=presence.losses(using, {id: name}).get(name, Losses()),
         superseded=collapsing.superseded(using, [id]).get(id, 0),
+        pause=pausing.paused(using, [name], now).get(name),
     )

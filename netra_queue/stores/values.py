@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,7 +19,7 @@ class Appended:
 
     ``lines``: those that hold it now, the queue itself if it has no others; none unless it is queued. ``position``: its
     place in the first of them. ``servers``: the ids of those that held connections of its lines just before, if the
-    append has found out on its way; None: it has not.
+    append has found out on its way (when a caller's transaction commits, there may be others); None: it has not.
     """
 
     id: str
@@ -38,16 +38,43 @@ class GroupAppended:
     recipients: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pause:
+    """An operator has paused a queue. ``until``: it ends by itself then; None: it does not. ``by``: who did it."""
+
+    since: datetime
+    until: datetime | None = None
+    reason: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What ``mend`` found: how many messages it looked at, of how many the size was wrong, and how many had no payload.
+
+    ``last``: the position of the last one; None: there was none.
+    """
+
+    checked: int
+    resized: int
+    lost: int
+    last: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What a read gave. ``more``: there may be further messages behind these.
 
     ``unnoted``: of a tentative read, the positions that ``Store.transmit`` is to be told of before they go out.
+    ``is_paused``: nothing was given, since an operator has paused the queue: until ``resumes_at``, or for as long as it
+    takes.
     """
 
     messages: tuple[Message, ...]
     more: bool
     unnoted: frozenset[int] = frozenset()
+    is_paused: bool = False
+    resumes_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +122,48 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Presence:
-    """A connection as the store knows it. ``policy`` is the consumer's choice and becomes the queue's."""
+    """A connection as the store knows it.
+
+    ``policy`` is the consumer's choice, or with ``is_resolved`` POLICY_RESOLVER's, and becomes the queue's.
+    ``acked_at``: of one that leaves, when its client acked last, by the store's time.
+    """
 
     id: str
     queue: str
     server: Server
     policy: str
     client: str = ""
+    is_resolved: bool = False
+    acked_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connected:
+    """A connection that the store knows. ``server``: the id of its server process, ``place``: the same for people.
+
+    ``is_alive``: the server's heartbeat is recent.
+    """
+
+    id: str
+    queue: str
+    server: str
+    place: str
+    client: str
+    since: datetime
+    is_alive: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detail:
+    """What a server process says of one of its connections: its window, how many deliveries have no ack, and when its
+    client acked last; None: never. Both times are the store's. ``told_at``: when it said so; None: it is saying it.
+    """
+
+    connection: str
+    window: int
+    unacked: int
+    acked_at: datetime | None
+    told_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +190,27 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueStat:
-    """One queue as it stands. ``oldest_at``: when the oldest waiting message was sent.
+    """One queue as it stands. ``policy``: what its last connection chose for it; with ``is_resolved``, POLICY_RESOLVER.
 
+    ``oldest_at``: when the oldest waiting message was sent.
+    ``acked_at``: the last ack of the connections that have left.
     ``superseded``: how many messages newer ones have taken the place of, of the collapse keys in use.
+    ``pause``: an operator has paused it, or the queue that it is a line of.
     """
 
     queue: str
     policy: str = ""
+    is_resolved: bool = False
     messages: int = 0
     size: int = 0
     by_priority: Mapping[Priority, int] = field(default_factory=dict)
     oldest_at: datetime | None = None
     connections: int = 0
     seen_at: datetime | None = None
+    acked_at: datetime | None = None
     losses: Losses = field(default_factory=Losses)
     superseded: int = 0
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,14 +225,17 @@ class Due:
     bodies: int
     undelivered: int = 0
     letters: int = 0
+    expired_since: datetime | None = None  # when the time of the first of ``expired`` was over
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overview:
-    """The whole store as it stands, each figure counted up to a limit. Sizes in bytes.
+    """The whole store as it stands, each figure counted up to a limit. Sizes in bytes. ``oldest_at``: when the oldest
+    message that waits was sent.
 
     ``complete``: no figure met its limit. ``largest`` has the queues with the most messages first, of each its name,
     messages, size and oldest message; without ``complete``, only the oldest messages of the store were looked at.
+    ``paused``: how many queues and lines operators have paused, those that only their queue's pause is about apart.
     """
 
     messages: int
@@ -175,6 +246,26 @@ class Overview:
     servers: int
     complete: bool
     largest: tuple[QueueStat, ...]
+    oldest_at: datetime | None = None
+    paused: int = 0
+    letters: int = 0  # dead letters that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How many waiting messages are in each class of age, by priority. ``complete``: all of them were looked at."""
+
+    counts: Mapping[Priority, Sequence[int]]
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerLoad:
+    """A living server, when it was heard of last, and how many connections it holds."""
+
+    server: Server
+    heartbeat_at: datetime
+    connections: int
 
 
 def growth(copies: Iterable[tuple[str, int]]) -> dict[str, Growth]:

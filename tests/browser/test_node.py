@@ -8,10 +8,11 @@ import re
 import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.missing import assert_said_and_noticed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STATIC = ROOT / "netra_queue/static/netra_queue"
@@ -52,6 +53,7 @@ def test_in_javascript(node: str, path: Path) -> None:
 
 def test_there_are_tests_in_javascript() -> None:
     assert [path.name.split(".")[0] for path in TESTS] == [
+        "dashboard",
         "handling",
         "interleavings",
         "life",
@@ -105,13 +107,7 @@ def test_it_is_found_by_staticfiles(name: str) -> None:
 
 
 def test_without_node_it_says_so_and_ci_notices(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"{__file__}::test_it_is_a_module"]
-    environment = {**os.environ, "PATH": str(tmp_path), "NETRA_REQUIRE_SERVERS": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert "1 skipped" in done.stdout, done.stdout + done.stderr
-    pattern = re.search(r"grep -E '([^']+)' \"\$WORK/tests.log\"", (ROOT / ".ci/run").read_text())
-    assert pattern is not None
-    assert [line for line in done.stdout.splitlines() if re.search(pattern[1], line)] != [], done.stdout
+    assert_said_and_noticed(f"{__file__}::test_it_is_a_module", tmp_path)
 
 
 def test_where_nothing_may_be_missing_it_fails_without_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import os
 import random
 import signal
@@ -29,6 +30,8 @@ def tell_what_is_going_on(*_: object) -> None:
 
 
 signal.signal(signal.SIGUSR1, tell_what_is_going_on)
+for handler in logging.getLogger("netra_queue").handlers:  # servers share a log
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
 diary = Diary(Path(os.environ[VARIABLE]))
 
 

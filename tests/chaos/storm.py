@@ -52,6 +52,7 @@ ASK_SECONDS = 30.0  # a server that has not ended by then writes into the log wh
 SETTLE_SECONDS = 90.0
 QUIET_SECONDS = 3.0
 STATUS_SECONDS = 10.0
+LOG_TAIL = 20_000
 
 
 @dataclass(slots=True)
@@ -180,6 +181,9 @@ class Storm:
         asking = asyncio.get_running_loop().call_later(ASK_SECONDS, os.kill, pid, signal.SIGUSR1)
         try:
             status = await asyncio.to_thread(post.server.stop, how)
+        except RuntimeError as error:
+            error.add_note(self.log.read_text(errors="replace")[-LOG_TAIL:])  # with the stacks it was asked for
+            raise
         finally:
             asking.cancel()
         if how is signal.SIGKILL or status == -signal.SIGSEGV:  # Daphne may end in that way before its own shutdown

@@ -22,7 +22,7 @@ OPEN_SECONDS = 3.0
 PING_SECONDS = 0.5
 DEAD_SECONDS = 3.0  # without a frame for so long, the connection is dead
 BACKOFF_SECONDS = 0.3
-REASONS = ("expired", "dropped", "dead", "withheld", "left_out")
+REASONS = ("expired", "dropped", "dead", "withheld", "left_out", "unprotected")
 
 
 @dataclass(slots=True)

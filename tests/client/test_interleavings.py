@@ -18,9 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from netra_queue.client.protocol import Protocol
 from netra_queue.client.values import Action, Connect, Disconnect, Frame, Handle, Repeat, Save, State, Write
 from netra_queue.core import wire
-from netra_queue.core.connection import Acknowledge, Close, Connection, Mode, Read, Transmit
-from netra_queue.core.connection import State as ServerState
+from netra_queue.core.actions import Acknowledge, Close, Read, Transmit
+from netra_queue.core.connection import Connection
 from netra_queue.core.message import Losses, Message, Priority
+from netra_queue.core.states import State as ServerState
+from netra_queue.core.wire import Mode
 from tests.making import NOON, make_message, make_policy
 
 WINDOW = 4

@@ -9,27 +9,16 @@ from typing import Any
 
 import pytest
 
-from netra_queue.core.connection import (
-    RAW_REPLAY_SECONDS,
-    RAW_SETTLE_SECONDS,
-    Acknowledge,
-    Action,
-    Close,
-    Connection,
-    Mode,
-    Persist,
-    Read,
-    ReadRequest,
-    Return,
-    Settle,
-    State,
-    Transmit,
-)
+from netra_queue.core.actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Return, Settle, Transmit
+from netra_queue.core.connection import RAW_REPLAY_SECONDS, RAW_SETTLE_SECONDS, Connection
 from netra_queue.core.message import Losses, LossReason, Message, Priority
-from netra_queue.core.wire import Ack, CloseCode, Ping, bytes_payload
+from netra_queue.core.rollout import Standing
+from netra_queue.core.states import State
+from netra_queue.core.wire import Ack, CloseCode, Mode, Ping, bytes_payload
 from tests.making import NOON, make_message, make_policy
 
 ALONE_FROM = 10  # half of the default policy's limit
+STALLED = 1.0  # seconds without an ack, after which what is held goes to the store
 SAID_LIVE = '{"type":"netra.live"}'
 LOST = Losses(counts={(LossReason.EXPIRED, Priority.NORMAL): 2}, since=NOON, records=(7, 8))
 
@@ -434,8 +423,8 @@ class TestOwnSends:
         connection = live(window=1)
         connection.send_own(self.own("a"), 0.0)
         connection.send_own(self.own("b"), 0.0)
-        assert persisted(connection.send_own(self.own("c"), 0.0)) == ["a", "b", "c"]
-        connection.persisted({"a": None, "b": None, "c": None}, 0.0)
+        assert persisted(connection.send_own(self.own("c"), STALLED)) == ["a", "b", "c"]
+        connection.persisted({"a": None, "b": None, "c": None}, STALLED)
         connection.receive(Ack(1), 0.0)
         connection.begin_read()
         connection.take([], more=False, now=0.0)
@@ -460,18 +449,45 @@ class TestOwnSends:
     def test_more_than_the_window_goes_to_the_store_in_order(self) -> None:
         connection = live(window=2)
         for name in "abcd":
-            assert persisted(connection.send_own(self.own(name), 0.0)) == []
+            assert persisted(connection.send_own(self.own(name), 0.5)) == []
         names = ["a", "b", "c", "d", "e"]
-        assert persisted(connection.send_own(self.own("e"), 0.0)) == names, "those in flight too: they come before"
-        connection.persisted({name: position for position, name in enumerate(names, -1)}, 0.1)
-        assert Read() in connection.receive(Ack(2), 0.2)
-        assert connection.send_own(self.own("f"), 0.2) == [], "held behind those in the store, though there is room"
+        assert persisted(connection.send_own(self.own("e"), 1.5)) == names, "those in flight too: they come before"
+        connection.persisted({name: position for position, name in enumerate(names, -1)}, 1.6)
+        assert Read() in connection.receive(Ack(2), 1.7)
+        assert connection.send_own(self.own("f"), 1.7) == [], "held behind those in the store, though there is room"
         connection.begin_read()
         batch = [make_message(1, id="c"), make_message(2, id="d")]
-        assert sent(connection.take(batch, more=True, now=0.2)) == ["c", "d"]
-        connection.receive(Ack(4), 0.3)
+        assert sent(connection.take(batch, more=True, now=1.7)) == ["c", "d"]
+        connection.receive(Ack(4), 1.8)
         connection.begin_read()
-        assert sent(connection.take([make_message(3, id="e")], more=False, now=0.3)) == ["e", "f"]
+        assert sent(connection.take([make_message(3, id="e")], more=False, now=1.8)) == ["e", "f"]
+
+    def test_more_than_the_window_waits_for_a_client_that_acks(self) -> None:
+        connection = live(window=2)
+        for name in "abcde":
+            assert persisted(connection.send_own(self.own(name), 0.0)) == []
+        assert connection.must_wait("e")
+        assert persisted(connection.tick(0.9)) == []
+        assert sent(connection.receive(Ack(2), 0.9)) == ["c", "d"]
+        assert not connection.must_wait("e")
+        connection.send_own(self.own("f"), 0.9)
+        connection.send_own(self.own("g"), 0.9)
+        assert connection.must_wait("g")
+        assert persisted(connection.tick(0.99)) == [], "it has acked a moment ago"
+        assert persisted(connection.tick(2.0)) == ["c", "d", "e", "f", "g"], "it has stopped"
+
+    @pytest.mark.parametrize("mode", Mode)
+    def test_more_than_the_window_before_the_client_is_live_goes_to_the_store(self, mode: Mode) -> None:
+        connection = opened(mode=mode, window=2)
+        for name in "ab":
+            assert persisted(connection.send_own(self.own(name), 0.0)) == []
+        assert persisted(connection.send_own(self.own("c"), 0.0)) == ["a", "b", "c"]
+
+    def test_more_than_the_window_for_a_client_that_cannot_ack_goes_to_the_store(self) -> None:
+        connection = live(mode=Mode.RAW, window=1)
+        for name in "ab":
+            assert persisted(connection.send_own(self.own(name), 0.0)) == []
+        assert persisted(connection.send_own(self.own("c"), 0.0)) == ["a", "b", "c"]
 
     def test_what_this_connection_is_sent_is_no_replay(self) -> None:
         connection = opened()
@@ -483,8 +499,10 @@ class TestOwnSends:
         connection = live(window=1)
         for name in "abc":
             actions = connection.send_own(self.own(name), 0.0)
+        assert persisted(actions) == []
+        actions = connection.tick(STALLED)
         assert persisted(actions) == ["a", "b", "c"]
-        assert connection.send_own(self.own("d"), 0.0) == []
+        assert connection.send_own(self.own("d"), STALLED) == []
         assert connection.must_wait("d")
         assert connection.tick(5.0) == []
         connection.persist_failed(5.0)
@@ -494,9 +512,11 @@ class TestOwnSends:
 
     def test_what_came_meanwhile_goes_to_the_store_next(self) -> None:
         connection = live(window=1)
-        for name in "abcde":
+        for name in "abc":
             connection.send_own(self.own(name), 0.0)
-        assert persisted(connection.persisted({"a": 1, "b": 2, "c": 3}, 0.1)) == ["d", "e"]
+        for name in "de":
+            connection.send_own(self.own(name), STALLED)
+        assert persisted(connection.persisted({"a": 1, "b": 2, "c": 3}, STALLED)) == ["d", "e"]
 
     def test_sent_after_the_end_it_follows_what_came_before(self) -> None:
         connection = live()
@@ -761,3 +781,50 @@ class TestTravellingAlone:
 
 def sent_raw(actions: list[Action]) -> int:
     return sum(isinstance(action, Transmit) for action in actions)
+
+
+def has_taken(count: int, **limits: Any) -> Connection:
+    """A live connection with so many stored messages in flight, and nothing more to read."""
+    connection = live(**limits)
+    connection.ring()
+    assert connection.begin_read() is not None
+    connection.take(stored(*range(1, count + 1)), more=False, now=0.0)
+    return connection
+
+
+class TestOtherLimits:
+    def test_a_wider_window_is_filled_at_once(self) -> None:
+        connection = has_taken(2, window=2)
+        assert connection.ring() == []
+        assert connection.adopt(make_policy(window=5), Standing.DURABLE) == [Read()]
+        request = connection.begin_read()
+        assert request is not None
+        assert request.limit == 3
+
+    def test_a_narrower_window_waits_for_acks(self) -> None:
+        connection = has_taken(3, window=4)
+        assert connection.adopt(make_policy(window=2), Standing.DURABLE) == []
+        assert connection.ring() == []
+        assert connection.receive(Ack(1), 1.0) == [Acknowledge((1,))], "two are still in flight"
+        assert connection.receive(Ack(2), 1.0) == [Acknowledge((2,)), Read()]
+
+    def test_the_ack_timeout_holds_at_once(self) -> None:
+        connection = has_taken(1, ack_timeout_seconds=60)
+        connection.adopt(make_policy(ack_timeout_seconds=10), Standing.DURABLE)
+        assert connection.tick(9.0) == []
+        assert [type(action) for action in connection.tick(11.0)] == [Close]
+
+    def test_the_heartbeat_stays_what_the_client_was_told(self) -> None:
+        connection = live(heartbeat_seconds=25)
+        connection.adopt(make_policy(heartbeat_seconds=1, max_lines=3), Standing.DURABLE)
+        assert connection.tick(40.0) == []
+        assert (connection.policy.heartbeat_seconds, connection.policy.max_lines) == (25, 3)
+        opening = make()
+        opening.adopt(make_policy(heartbeat_seconds=1), Standing.DURABLE)
+        assert opening.policy.heartbeat_seconds == 1, "nothing was told yet"
+
+    def test_a_connection_that_is_over_asks_for_nothing(self) -> None:
+        connection = has_taken(1, window=1)
+        connection.ring()
+        connection.close(None, 0.0)
+        assert connection.adopt(make_policy(window=9), Standing.DURABLE) == []

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from netra_queue.core import wire
-from netra_queue.core.connection import Close, Connection, Mode, Transmit
+from netra_queue.core.actions import Close, Transmit
+from netra_queue.core.connection import Connection
 from netra_queue.core.message import Losses, LossReason, Message, Payload, PayloadKind, Priority
+from netra_queue.core.wire import Mode
 from tests.making import make_message, make_policy
 
 GOLDEN = {
@@ -50,8 +52,8 @@ def entry(position: int, given: dict[str, Any]) -> tuple[Message, bool]:
 def write(given: dict[str, Any]) -> str:
     match given["frame"]:
         case "hello":
-            names = ("queue", "waiting", "window", "heartbeat_seconds")
-            return wire.hello(losses=losses(given), **{name: given[name] for name in names})
+            policy = make_policy(window=given["window"], heartbeat_seconds=given["heartbeat_seconds"])
+            return wire.hello(queue=given["queue"], waiting=given["waiting"], losses=losses(given), policy=policy)
         case "lost":
             return wire.lost(losses(given))
         case "messages":

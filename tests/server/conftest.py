@@ -131,6 +131,15 @@ async def holds(queue: str, count: int, seconds: float = 10) -> None:
     await await_until(has_them, seconds)
 
 
+async def nobody_holds(queue: str) -> None:
+    """The store knows of no connection of this queue any more."""
+
+    async def has_nobody() -> bool:
+        return not await sync_to_async(current_store().holders)([queue])
+
+    await await_until(has_nobody)
+
+
 def play(work: Coroutine[Any, Any, Result]) -> Result:
     """Run this on an event loop of its own, and leave no thread with a database connection behind."""
 

@@ -12,6 +12,7 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer, JsonWebsocketConsumer
 from django.core.exceptions import PermissionDenied
 
+import netra_queue
 from netra_queue.consumers import AsyncQueueMixin, QueueMixin
 from netra_queue.core.waiting import WaitingMessage
 from netra_queue.management.scenarios.application import CONSUMERS, Echo, SyncEcho, application
@@ -346,6 +347,18 @@ class Chosen(Echo):
         await self.accept(subprotocol="my.own")
 
 
+class Teller(Echo):
+    """Sends to its own queue what the client says, by the verb, and what became of it by itself."""
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        try:
+            receipt = await netra_queue.asend(self.scope["netra_queue_name"], content["tell"])
+        except netra_queue.StoreUnavailable:
+            await self.send_json({"outcome": "refused"})
+        else:
+            await self.send_json({"outcome": receipt.outcome.value})
+
+
 CONSUMERS |= {
     kind.__name__.lower(): kind
     for kind in (
@@ -371,6 +384,7 @@ CONSUMERS |= {
         SyncHooked,
         SyncStaying,
         SyncMember,
+        Teller,
         Threaded,
         Welcoming,
         WithoutLayer,

@@ -6,17 +6,15 @@ import json
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 import netra_queue
+from netra_queue import operating
 from netra_queue.core.message import Priority
 from netra_queue.core.wire import SUBPROTOCOL, CloseCode
 from netra_queue.management.scenarios.server import Server
-from netra_queue.stores import current_store
-from tests.server.conftest import World, holds, live, new_queue, play
-from tests.waiting import await_until
+from tests.server.conftest import World, holds, live, new_queue, nobody_holds, play
 
 pytestmark = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 CONSUMERS = ["async", "sync", "text", "synctext"]
@@ -27,13 +25,13 @@ def server(sqlite_world: World, kind: str) -> Server:
     return sqlite_world.start(kind)
 
 
-async def nobody_holds(queue: str) -> None:
-    """The store knows of no connection of this queue any more."""
-
-    async def has_nobody() -> bool:
-        return not await sync_to_async(current_store().holders)([queue])
-
-    await await_until(has_nobody)
+@pytest.fixture(params=["within", "outside", "off"])
+def anywhere(sqlite_world: World, kind: str, request: Any) -> Server:
+    """A server whose queues are within the rollout, outside of it, or with the kill switch pulled: the same class."""
+    if request.param == "off":
+        operating.carry_out(operating.switched(is_off=True))
+    rollout = {"PERCENT": 0} if request.param == "outside" else {}
+    return sqlite_world.start(kind, POLICIES={"default": {"ROLLOUT": rollout}})
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["v1", "raw"])
@@ -54,11 +52,11 @@ def test_each_of_the_four(sqlite_world: World, server: Server, consumer: str, ra
 
 
 @pytest.mark.parametrize("consumer", ["text", "synctext"])
-def test_frames_that_are_no_json(sqlite_world: World, server: Server, consumer: str) -> None:
+def test_frames_that_are_no_json(sqlite_world: World, anywhere: Server, consumer: str) -> None:
     frames = {"plain text": "plain text", "": "", b"\x00\xff": "AP8=", "NaN": "NaN", '{"n": 1 }': {"n": 1}}
 
     async def echoed() -> None:
-        async with sqlite_world.client(server, consumer=consumer) as client:
+        async with sqlite_world.client(anywhere, consumer=consumer) as client:
             await live(client)
             for frame in frames:
                 await client.send(frame)
@@ -67,9 +65,9 @@ def test_frames_that_are_no_json(sqlite_world: World, server: Server, consumer: 
     play(echoed())
 
 
-def test_bytes_reach_a_raw_client_as_bytes(sqlite_world: World, server: Server) -> None:
+def test_bytes_reach_a_raw_client_as_bytes(sqlite_world: World, anywhere: Server) -> None:
     async def echoed() -> None:
-        async with sqlite_world.client(server, consumer="text", raw=True) as client:
+        async with sqlite_world.client(anywhere, consumer="text", raw=True) as client:
             await client.send(b"\x00\xff")
             assert await client.take(1) == [b"\x00\xff"]
 
@@ -106,6 +104,16 @@ def test_own_sends_stay_in_order_while_others_send(sqlite_world: World, kind: st
             assert numbers == list(range(100))
 
     play(in_order())
+
+
+@pytest.mark.parametrize("consumer", ["async", "sync"])
+def test_many_own_sends_arrive_in_order(sqlite_world: World, anywhere: Server, consumer: str) -> None:
+    async def all_of_them() -> None:
+        async with sqlite_world.client(anywhere, consumer=consumer) as client:
+            await client.send({"send": 600})
+            assert await client.take(600) == [{"own": number} for number in range(600)]
+
+    play(all_of_them())
 
 
 @pytest.mark.parametrize("consumer", ["async", "sync"])
@@ -231,9 +239,9 @@ def test_a_flood_meets_a_busy_handler(sqlite_world: World, kind: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["v1", "raw"])
-def test_what_was_sent_before_a_close_arrives_before_it(sqlite_world: World, server: Server, raw: bool) -> None:
+def test_what_was_sent_before_a_close_arrives_before_it(sqlite_world: World, anywhere: Server, raw: bool) -> None:
     async def all_of_it() -> None:
-        client = sqlite_world.client(server, consumer="commanded", raw=raw)
+        client = sqlite_world.client(anywhere, consumer="commanded", raw=raw)
         await client.connect()
         await client.send({"do": "leave", "code": 4321})
         assert await client.closed() == 4321
@@ -243,9 +251,9 @@ def test_what_was_sent_before_a_close_arrives_before_it(sqlite_world: World, ser
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["v1", "raw"])
-def test_accept_send_and_close_in_connect(sqlite_world: World, server: Server, raw: bool) -> None:
+def test_accept_send_and_close_in_connect(sqlite_world: World, anywhere: Server, raw: bool) -> None:
     async def farewell() -> None:
-        client = sqlite_world.client(server, consumer="farewell", raw=raw)
+        client = sqlite_world.client(anywhere, consumer="farewell", raw=raw)
         await client.connect()
         assert await client.closed() == 4321
         assert client.data == ["farewell"]
@@ -253,10 +261,10 @@ def test_accept_send_and_close_in_connect(sqlite_world: World, server: Server, r
     play(farewell())
 
 
-def test_a_consumer_that_rejects(sqlite_world: World, server: Server) -> None:
+def test_a_consumer_that_rejects(sqlite_world: World, anywhere: Server) -> None:
     async def rejected() -> None:
         with pytest.raises(Exception, match="HTTP 403"):
-            await sqlite_world.client(server, consumer="rejecting").connect()
+            await sqlite_world.client(anywhere, consumer="rejecting").connect()
 
     play(rejected())
 
@@ -295,11 +303,11 @@ def test_stop_consumer_closes_the_socket(sqlite_world: World, server: Server) ->
     play(stopped())
 
 
-def test_channels_groups(sqlite_world: World, server: Server) -> None:
+def test_channels_groups(sqlite_world: World, anywhere: Server) -> None:
     async def told() -> None:
         async with (
-            sqlite_world.client(server, consumer="commanded") as one,
-            sqlite_world.client(server, consumer="commanded") as two,
+            sqlite_world.client(anywhere, consumer="commanded") as one,
+            sqlite_world.client(anywhere, consumer="commanded") as two,
         ):
             await two.send({"do": "join", "group": "room"})
             await two.take(1)
@@ -309,11 +317,11 @@ def test_channels_groups(sqlite_world: World, server: Server) -> None:
     play(told())
 
 
-def test_the_groups_attribute(sqlite_world: World, server: Server) -> None:
+def test_the_groups_attribute(sqlite_world: World, anywhere: Server) -> None:
     async def told() -> None:
         async with (
-            sqlite_world.client(server, consumer="grouped") as one,
-            sqlite_world.client(server, consumer="syncgrouped") as two,
+            sqlite_world.client(anywhere, consumer="grouped") as one,
+            sqlite_world.client(anywhere, consumer="syncgrouped") as two,
         ):
             await live(two)
             await one.send({"to": "all"})

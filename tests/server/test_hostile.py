@@ -30,6 +30,7 @@ pytestmark = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 ACKS = 20_000
 PINGS = 1_000_000
 MEGABYTE = 1_048_576
+UNLIMITED = {"default": {"CONTROL_FRAMES": None}}
 
 
 @pytest.fixture
@@ -96,7 +97,26 @@ def test_an_id_leads_to_no_other_queue(sqlite_world: World, server: Server, clie
     play(guess())
 
 
-def test_a_flood_of_acks_and_pings(sqlite_world: World, server: Server) -> None:
+def test_a_flood_of_acks_and_pings_ends_the_connection(sqlite_world: World, server: Server) -> None:
+    """Ten times as many at once as the default policy lets through."""
+
+    async def flood() -> None:
+        queue = new_queue()
+        async with somebody_else(sqlite_world, server):
+            socket = await raw_socket(server, queue)
+            ended = asyncio.create_task(end_of(socket))
+            with suppress(ConnectionClosed):
+                for number in range(5_000):
+                    await socket.send('{"type":"netra.ack","seq":0}' if number % 10 else '{"type":"netra.ping"}')
+                    await asyncio.sleep(0)  # Daphne waits a second for the answer to its close, then it cuts
+            assert await ended == CloseCode.TOO_MANY_CONNECTIONS
+
+    play(flood())
+
+
+def test_a_flood_of_acks_and_pings_without_a_limit(sqlite_world: World, kind: str) -> None:
+    server = sqlite_world.start(kind, POLICIES=UNLIMITED)
+
     async def flood() -> float:
         queue, before = new_queue(), server.memory_bytes()
         async with somebody_else(sqlite_world, server):
@@ -119,7 +139,7 @@ def test_a_flood_of_acks_and_pings(sqlite_world: World, server: Server) -> None:
 
 def test_a_flood_of_pings_by_a_client_that_never_reads(sqlite_world: World, kind: str) -> None:
     """Their answers fill what the system takes, then the connection's outbox, and that has an end."""
-    server = sqlite_world.start(kind, WRITE_TIMEOUT_SECONDS=600)
+    server = sqlite_world.start(kind, WRITE_TIMEOUT_SECONDS=600, POLICIES=UNLIMITED)
 
     def ping_on(deaf: Deaf) -> bool:
         with suppress(OSError):

@@ -14,7 +14,7 @@ import pytest
 import redis
 from asgiref.sync import sync_to_async
 
-from netra_queue.core.connection import ReadRequest
+from netra_queue.core.actions import ReadRequest
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
 from netra_queue.models import Linger

@@ -20,8 +20,9 @@ from netra_queue.core.wire import SUBPROTOCOL, CloseCode
 from netra_queue.management.scenarios.client import Client
 from netra_queue.management.scenarios.server import Server
 from tests.chaos.proxy import Proxy
-from tests.conftest import CONCURRENT_DATABASES_HERE
+from tests.conftest import CONCURRENT_DATABASES_HERE, needs_redis
 from tests.server.conftest import World, answers, connected, holds, live, new_queue, play, stat
+from tests.settings import REDIS_URL
 from tests.waiting import await_until
 
 ON_POSTGRESQL = CONCURRENT_DATABASES_HERE[:1]
@@ -162,6 +163,58 @@ def test_the_database_is_away_for_a_while(
                 assert own == [*({"own": n} for n in range(window)), {"own": 0}, {"send": 1, "echo": "held"}]
                 assert [data for data in client.data if isinstance(data, int)] == [0, 1, 2, 3]
                 await holds(queue, 0)
+
+    play(goes_on())
+
+
+IS_OPEN, IS_CLOSED = "the breaker around the message store is open", "the breaker around the message store is closed"
+
+
+@KINDS
+@pytest.mark.parametrize("alias", ON_POSTGRESQL)
+@pytest.mark.parametrize("how", ["refuses", "silent", "flaps"])
+def test_the_breaker_opens_and_closes_with_the_database(
+    make_world: Callable[..., World], alias: str, kind: str, how: str
+) -> None:
+    """Connected clients are served meanwhile, new ones are told at once, and then all is as before."""
+    world = make_world(alias)
+    parts = urlsplit(world.environment["DATABASE_URL"])
+    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+    queue = new_queue()
+
+    async def goes_away() -> None:
+        proxy.is_silent = how == "silent"
+        while how != "silent":
+            await proxy.cut()
+            if how == "refuses" or IS_OPEN in world.log.read_text():
+                return
+            await asyncio.sleep(1.5)
+            await proxy.restore()
+            await asyncio.sleep(0.2)
+
+    async def goes_on() -> None:
+        async with proxy:
+            world.environment["DATABASE_URL"] = through(proxy, world.environment["DATABASE_URL"])
+            server = world.start(kind, POLL_SECONDS=0.2, STORE_TIMEOUT_SECONDS=4.0, BREAKER_SLOW_SECONDS=1.0)
+            late = world.client(server)
+            async with world.client(server, queue) as client:
+                await live(client)
+                going = asyncio.create_task(goes_away())
+                await await_until(lambda: IS_OPEN in world.log.read_text(), 30)
+                await going
+                await netra_queue.asend(queue, "while it was away")
+                await answers(client)
+                await client.send({"send": 3})
+                await client.take(3)
+                await late.connect()
+                assert (await late.closed()) == CloseCode.STORE_UNAVAILABLE
+                await proxy.restore()
+                await await_until(lambda: IS_CLOSED in world.log.read_text(), 30)
+                await client.until(lambda: "while it was away" in client.data)
+                await holds(queue, 0)
+                assert len(client.frames("netra.hello")) == 1, "the same connection"
+            async with world.client(server) as other:
+                await live(other)
 
     play(goes_on())
 
@@ -343,3 +396,80 @@ def test_a_synchronous_consumer_with_a_client_that_never_reads_holds_up_nobody(
                 await holds(queue, 40)
 
     play(others_go_on())
+
+
+def unprotected(*clients: Client) -> int:
+    """As what the clients of one queue were told."""
+    return max(sum(frame["unprotected"] for frame in client.frames("netra.lost")) for client in clients)
+
+
+@KINDS
+@pytest.mark.parametrize("alias", ON_POSTGRESQL)
+@needs_redis
+def test_a_policy_does_without_the_database(make_world: Callable[..., World], alias: str, kind: str) -> None:
+    """What is sent while the breaker is open reaches clients that are there or come, and they are told of the gap."""
+    policies = {"live": {"WHILE_UNAVAILABLE": "live"}}
+    world = make_world(alias, REDIS_URL)
+    parts = urlsplit(world.environment["DATABASE_URL"])
+    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+    queue = new_queue()
+
+    async def goes_on() -> None:
+        async with proxy:
+            world.environment["DATABASE_URL"] = through(proxy, world.environment["DATABASE_URL"])
+            server = world.start(kind, POLL_SECONDS=0.2, POLICIES=policies)
+            client, late = (world.client(server, queue, policy="live", consumer="teller") for _ in range(2))
+            async with client:
+                await live(client)
+                await netra_queue.asend(queue, "before")
+                await client.take(1)
+                await proxy.cut()
+                await await_until(lambda: IS_OPEN in world.log.read_text(), 30)
+                await client.send({"tell": "unprotected"})
+                await client.take(3)
+                assert "unprotected" in client.data
+                assert {"outcome": "live_only"} in client.data
+                async with late:
+                    await live(late)
+                    assert late.frames("netra.hello")[0]["waiting"] == 0
+                    await late.send({"tell": "to both"})
+                    await late.take(2)
+                    await client.until(lambda: "to both" in client.data)
+                    await proxy.restore()
+                    await await_until(lambda: IS_CLOSED in world.log.read_text(), 30)
+                    await connected(queue, 2)
+                    await await_until(lambda: unprotected(client, late) == 2, 30)
+                    await netra_queue.asend(queue, "after")
+                    for one in (client, late):
+                        await one.until(lambda one=one: one.data[-1] == "after")
+                        assert len(one.frames("netra.hello")) == 1
+
+    play(goes_on())
+
+
+@KINDS
+@pytest.mark.parametrize("alias", CONCURRENT_DATABASES_HERE)
+def test_a_server_ends_although_its_database_answers_nothing(
+    make_world: Callable[..., World], alias: str, kind: str
+) -> None:
+    """It gives up what only its memory has: whoever stops it would kill it otherwise."""
+    world = make_world(alias)
+    world.may_log_errors = True
+    parts = urlsplit(world.environment["DATABASE_URL"])
+    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+
+    async def ends() -> None:
+        async with proxy:
+            world.environment["DATABASE_URL"] = through(proxy, world.environment["DATABASE_URL"])
+            server = world.start(kind, POLL_SECONDS=0.2, STORE_TIMEOUT_SECONDS=1.0)
+            clients = [world.client(server, acks=False) for _ in range(4)]
+            for client in clients:
+                await client.connect()
+                await live(client)
+            proxy.is_silent = True
+            for client in clients:
+                await client.send({"send": 3})
+                await client.take(3)
+            await asyncio.to_thread(server.stop)
+
+    play(ends())

@@ -12,7 +12,7 @@ import netra_queue
 from netra_queue import MessageState, Priority, maintenance
 from netra_queue.core.tracking import UndeliveredMessage
 from netra_queue.stores import current_store
-from tests.server.conftest import STORES, World, distinct, holds, live, new_queue, play
+from tests.server.conftest import STORES, World, distinct, holds, live, new_queue, nobody_holds, play
 from tests.waiting import await_until
 
 received: list[UndeliveredMessage] = []
@@ -33,6 +33,7 @@ def test_a_client_that_was_away_gets_the_newest_only(world: World, kind: str) ->
             await client.take(1)
             await holds(queue, 0)
             await client.cut()
+            await nobody_holds(queue)  # what is on its way to a client is left where it is
             for percent in range(1, 51):
                 await netra_queue.asend(queue, {"percent": percent}, collapse="progress", track=True)
                 if percent == 20:

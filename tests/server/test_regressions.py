@@ -33,7 +33,7 @@ POLICIES: dict[str, Any] = {
     "narrow": {"WINDOW": 50},
     "pair": {"WINDOW": 2},
     "four": {"MAX_MESSAGES": 4},
-    "wide": {"WINDOW": 2000, "MAX_MESSAGES": 2000},
+    "wide": {"WINDOW": 2000, "MAX_MESSAGES": 2000, "CONTROL_FRAMES": None},  # a client that says everything twice
 }
 
 

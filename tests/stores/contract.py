@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from netra_queue.core.connection import ReadRequest
+from netra_queue.core.actions import ReadRequest
 from netra_queue.core.message import LossReason, Outcome, PayloadKind, Priority
 from netra_queue.core.policy import Overflow
 from netra_queue.core.wire import bytes_payload, plain_frame
@@ -60,6 +60,17 @@ class ReadContract:
         a, b, c = put(store, *(make_draft() for _ in range(3)))
         assert b.position is not None
         assert ids(get(store, without=[b.position])) == [a.id, c.id]
+
+    @pytest.mark.parametrize(
+        "pattern", ["x..........", "xxx.......x", "x.x.x.x.x.x", ".xxxx..xxxx", "xxxxxxxxxxx", "..........x"]
+    )
+    def test_exactly_the_excluded_positions_are_left_out(self, store: AdvancingStore, pattern: str) -> None:
+        """Whether they follow one another or not."""
+        put(store, *(make_draft() for _ in pattern))
+        positions = [message.position for message in get(store).messages]
+        excluded = [position for position, mark in zip(positions, pattern, strict=True) if mark == "x"]
+        found = [message.position for message in get(store, without=[*excluded, positions[-1] + 100, -5]).messages]
+        assert found == [position for position in positions if position not in excluded]
 
     def test_excluded_positions_do_not_count_against_the_limit(self, store: AdvancingStore) -> None:
         a, b, c, _ = put(store, *(make_draft() for _ in range(4)))

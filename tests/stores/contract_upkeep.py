@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.test import override_settings
 
-from netra_queue.core.message import Losses, LossReason, Outcome, Priority
+from netra_queue.core.message import Fate, Losses, LossReason, Outcome, Priority
 from netra_queue.stores.base import Opened, QueueStat
 from tests.making import HERE, THERE, AdvancingStore, get, ids, make_draft, make_policy, make_presence, put
 
@@ -165,6 +165,39 @@ class SweepContract:
         assert store.sweep(2) == 0
         assert store.losses(["user.1"])["user.1"].total(LossReason.EXPIRED) == 2
         assert store.stat("user.1").messages == 1
+
+    def test_due_says_since_when_what_has_expired_has(self, store: AdvancingStore) -> None:
+        put(store, make_draft(ttl=30), make_draft(ttl=10), make_draft(ttl=DAY))
+        sent_at = get(store).messages[0].created_at
+        assert store.due(10).expired_since is None
+        store.advance(60)
+        due = store.due(1)
+        assert due.expired == 1, "counted up to the limit"
+        assert due.expired_since is not None
+        assert abs((due.expired_since - sent_at).total_seconds() - 10) < 1, "the first one, whatever the limit"
+        store.sweep(1)
+        since = store.due(1).expired_since
+        assert since is not None
+        assert abs((since - sent_at).total_seconds() - 30) < 1
+        store.sweep(10)
+        assert store.due(1).expired_since is None
+
+    def test_sweep_takes_what_something_hangs_on_and_what_not(self, store: AdvancingStore) -> None:
+        tracked = make_draft("user.1", ttl=10, track=True)
+        put(store, make_draft("user.1", ttl=10), tracked, make_draft("user.2", ttl=10), make_draft("user.1", ttl=10))
+        store.advance(10)
+        assert store.sweep(3) == 3
+        assert store.sweep(3) == 1
+        assert store.tracked([tracked.id])[tracked.id].fate is Fate.EXPIRED
+        assert store.losses(["user.1"])["user.1"].total(LossReason.EXPIRED) == 3
+        assert store.losses(["user.2"])["user.2"].total(LossReason.EXPIRED) == 1
+
+    @override_settings(NETRA_QUEUE={"POLICIES": {"default": {"DEAD_LETTERS": ["expired"]}}})
+    def test_sweep_sets_aside_what_a_policy_keeps(self, store: AdvancingStore) -> None:
+        put(store, make_draft("user.1", ttl=10), make_draft("user.2", ttl=10))
+        store.advance(10)
+        assert store.sweep(10) == 2
+        assert len(store.letters(10)) == 2
 
     def test_purge_is_bounded_and_counts(self, store: AdvancingStore) -> None:
         sent = [make_draft(priority=p) for p in (LOW, HIGH, LOW, NORMAL)]

@@ -7,6 +7,7 @@ strangers on the same machine away from queues that the path names.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import secrets
@@ -137,6 +138,7 @@ def main(kind: str, port: str, path: str) -> None:
     django.setup()
     configure()
     application = import_string(path)
+    gc.freeze()  # see docs/deployment.md
     if kind == "uvicorn":
         import uvicorn
 

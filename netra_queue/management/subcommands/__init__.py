@@ -7,7 +7,29 @@ from typing import Any, Protocol, cast
 
 from django.core.management.base import BaseCommand, CommandParser
 
-NAMES = ("sweep", "stats", "purge", "letters", "requeue", "schedule", "scenarios")
+NAMES = (
+    "sweep",
+    "stats",
+    "statistics",
+    "alerts",
+    "inspect",
+    "purge",
+    "pause",
+    "resume",
+    "resend",
+    "disconnect",
+    "forget",
+    "export",
+    "recover",
+    "letters",
+    "requeue",
+    "policies",
+    "breaker",
+    "rollout",
+    "schedule",
+    "doctor",
+    "scenarios",
+)
 
 
 class Subcommand(Protocol):

@@ -1,31 +1,64 @@
-"""``manage.py netra_queue purge <queue>``."""
+"""``manage.py netra_queue purge <queue> …`` and ``purge --all``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
-from ... import maintenance
+from ... import operators
 from ...core.message import Priority
-from .sweep import report
+from .telling import add_dry_run, add_json, add_yes, bar, confirm, known, misuse, tell
 
-HELP = "Remove the messages of one queue. They count as dropped, and the client is told."
+HELP = "Remove the messages of queues and their devices. They count as dropped, and clients are told."
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("queue", help="The queue's name, for example user.42.")
+    parser.add_argument("queue", nargs="*", help="A queue's name, for example user.42, or that of one device's line.")
+    parser.add_argument("--all", action="store_true", help="All queues.")
     parser.add_argument(
-        "--priority", choices=[priority.name.lower() for priority in Priority], help="Only messages of this priority."
+        "--priority",
+        action="append",
+        choices=[priority.name.lower() for priority in Priority],
+        help="Only messages of this priority; may be given several times.",
     )
-    parser.add_argument("--dry-run", action="store_true", help="Only say how many would be removed.")
+    parser.add_argument(
+        "--only-expired", action="store_true", help="Only those whose time is over: they count as expired."
+    )
+    add_dry_run(parser)
+    add_json(parser)
+    add_yes(parser)
 
 
 def handle(command: BaseCommand, options: dict[str, Any]) -> None:
-    queue, dry_run = options["queue"], options["dry_run"]
-    if not maintenance.is_known(queue):
-        raise CommandError(f"There is no queue {queue!r}.")
-    priority = Priority[options["priority"].upper()] if options["priority"] else None
-    removal = maintenance.purge(queue, priority, dry_run=dry_run)
-    which = f"messages of {queue}" + (f" with priority {options['priority']}" if priority is not None else "")
-    command.stdout.write(report(which, removal, dry_run=dry_run))
+    queues, dry_run = options["queue"], options["dry_run"]
+    if bool(queues) == options["all"]:
+        raise misuse("purge: expected names of queues, or --all.")
+    known(queues)
+    which = "all queues" if options["all"] else queues[0] if len(queues) == 1 else f"{len(queues)} queues"
+    if options["all"]:
+        confirm("Remove messages of all queues?", options)
+    names = [name.lower() for name in options["priority"] or ()]
+    count, is_done = _purge(command, options, [Priority[name.upper()] for name in names])
+    what = "expired messages" if options["only_expired"] else "messages"
+    with_priority = f" with priority {', '.join(names)}" if names else ""
+    more = "" if is_done else "; there are more, run it again"
+    text = f"{what} of {which}{with_priority}: {count} {'would be ' if dry_run else ''}removed{more}"
+    tell(command, options, count, text, is_done=is_done)
+
+
+def _purge(command: BaseCommand, options: dict[str, Any], priorities: list[Priority]) -> tuple[int, bool]:
+    """Returns how many were removed, and whether that were all; other transactions may hold some."""
+
+    def purge(progress: operators.Progress | None, *, dry_run: bool) -> int:
+        return operators.purge(
+            operators.all_queues() if options["all"] else options["queue"],
+            priorities=priorities or None,
+            only_expired=options["only_expired"],
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    with bar(command) as progress:
+        count = purge(progress, dry_run=options["dry_run"])
+    return count, options["dry_run"] or purge(None, dry_run=True) == 0

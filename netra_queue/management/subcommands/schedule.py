@@ -25,6 +25,7 @@ ENTRIES = (
     Entry("netra_queue: sweep", "netra_queue.sweep", every_seconds=60, expire_seconds=50),
     Entry("netra_queue: upkeep", "netra_queue.upkeep", every_seconds=300, expire_seconds=240),
     Entry("netra_queue: hand over", "netra_queue.hand_over", every_seconds=60, expire_seconds=50),
+    Entry("netra_queue: alerts", "netra_queue.alerts", every_seconds=60, expire_seconds=50),
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -10,20 +12,32 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from ... import maintenance
 from ...stores.base import Overview, QueueStat
+from .pause import as_json as pause_as_json
 from .sweep import positive_int
+from .telling import misuse
 
 HELP = "Show totals and the largest queues. Quick whatever the tables hold: nothing is counted beyond a limit."
-TOTALS = ("messages", "size", "expired", "queues", "connections", "servers")
+TOTALS = ("messages", "size", "expired", "queues", "paused", "connections", "servers")
 
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--limit", type=positive_int, default=20, help="How many of the largest queues (%(default)s).")
     parser.add_argument("--json", action="store_true", help="Write one JSON document.")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="Again and again, so far apart, until Ctrl-C.")
 
 
 def handle(command: BaseCommand, options: dict[str, Any]) -> None:
-    overview = maintenance.stats(limit=options["limit"])
-    command.stdout.write(as_json(overview) if options["json"] else as_text(overview))
+    seconds = options["watch"]
+    if seconds is not None and not seconds > 0:
+        raise misuse(f"--watch: expected seconds above 0, got {seconds:g}.")
+    with suppress(KeyboardInterrupt):
+        while True:
+            overview = maintenance.stats(limit=options["limit"])
+            command.stdout.write(as_json(overview) if options["json"] else as_text(overview))
+            command.stdout.flush()
+            if seconds is None:
+                return
+            time.sleep(seconds)
 
 
 def as_json(overview: Overview) -> str:
@@ -34,6 +48,7 @@ def as_json(overview: Overview) -> str:
             "size": stat.size,
             "oldest_at": stat.oldest_at.isoformat() if stat.oldest_at else None,
             "superseded": stat.superseded,
+            "pause": pause_as_json(stat.pause) if stat.pause else None,
         }
         for stat in overview.largest
     ]
@@ -60,4 +75,5 @@ def _unit(name: str) -> str:
 
 def _row(stat: QueueStat) -> str:
     oldest = stat.oldest_at.strftime("%Y-%m-%d %H:%M:%S") if stat.oldest_at else ""
-    return f"{stat.messages:>10}{stat.size:>14}{stat.superseded:>12}  {oldest:<20}  {stat.queue}"
+    paused = " (paused)" if stat.pause else ""
+    return f"{stat.messages:>10}{stat.size:>14}{stat.superseded:>12}  {oldest:<20}  {stat.queue}{paused}"

@@ -12,7 +12,8 @@ from ... import maintenance
 
 HELP = (
     "Remove expired messages, connections of dead server processes, devices that stay away, idle queues, unused "
-    "payloads, keys, receipts and dead letters that have run out; hand over what nobody has acked in time."
+    "payloads, keys, receipts and dead letters that have run out; add old statistics up; hand over what nobody has "
+    "acked in time."
 )
 
 
@@ -43,6 +44,9 @@ def handle(command: BaseCommand, options: dict[str, Any]) -> None:
     }
     for what, job in jobs.items():
         command.stdout.write(report(what, job(), dry_run=dry_run))
+    if not dry_run:
+        added_up = maintenance.roll_up_statistics(batch=options["batch"], budget_seconds=options["budget_seconds"])
+        command.stdout.write(report("old statistics", added_up, dry_run=False, done="added up or removed"))
     handed_over = maintenance.hand_over(budget_seconds=options["budget_seconds"], dry_run=dry_run)
     command.stdout.write(report("unacknowledged messages", handed_over, dry_run=dry_run, done="handed over"))
 

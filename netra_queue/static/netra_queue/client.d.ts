@@ -15,6 +15,8 @@ export interface Losses {
   withheld?: number;
   /** The policy's replay leaves them out. */
   left_out?: number;
+  /** Sent while the store was away, to whoever was connected, and kept by nobody. */
+  unprotected?: number;
   since?: string;
   by_priority?: Record<string, Partial<Record<Priority, number>>>;
 }

@@ -375,11 +375,14 @@ class Ledger:
         assert self.store.expire_lines(ALL) == len(old)
         before, gone, new = self._look()
         assert not new
-        ends = [(row, self._end_with_line(row, row.line, Fate.EXPIRED, has_others)) for row in gone]
-        assert all(row.line in old for row in gone)
+        ends = [(row, self._end_with_lines(row, old, has_others)) for row in gone]
         self._account(before, ends)
         for line in old:
             del self.books.seen[line]
+
+    def _end_with_lines(self, row: Row, lines: Collection[str], has_others: bool) -> Fates:
+        ends = (self._end_with_line(row, line, Fate.EXPIRED, has_others) for line in lines)
+        return set().union(*ends)
 
     def _end_with_line(self, row: Row, line: str, fate: Fate, has_others: bool) -> Fates:
         if row.line != line:

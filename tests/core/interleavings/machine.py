@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from netra_queue.core.connection import Acknowledge, Settle
+from netra_queue.core.actions import Acknowledge, Settle
 from netra_queue.core.message import Priority
 from netra_queue.core.wire import Ack
 from tests.core.interleavings.sight import DEVICES, LINES, QUEUE
@@ -32,9 +32,17 @@ class Interleavings(Stage):
     def send_newest(self, line: str, key: str) -> None:
         self.send_one(line, Priority.NORMAL, f'{{"n":{len(self.ledger.sent)}}}', FOREVER, key)
 
-    @rule(sends=st.lists(st.tuples(LINE, PRIORITY) | INDEX, min_size=2, max_size=MOST_IN_A_BURST))
-    def burst(self, sends: list[tuple[str, Priority] | int]) -> None:
-        """By others and by consumers themselves, before anybody gets to anything else."""
+    @rule(
+        sends=st.lists(st.tuples(LINE, PRIORITY) | INDEX, min_size=2, max_size=MOST_IN_A_BURST),
+        seconds=st.sampled_from([0.0, 1.0]),
+    )
+    def burst(self, sends: list[tuple[str, Priority] | int], seconds: float) -> None:
+        """By others and by consumers themselves, before anybody gets to anything else.
+
+        ``seconds``: for so long nothing was heard of the clients, so that what has no room goes to the store at once.
+        """
+        self.now += seconds
+        self.ledger.advance(seconds)
         for one in sends:
             if not isinstance(one, int):
                 self.send_one(*one, f'{{"n":{len(self.ledger.sent)}}}', FOREVER, None)

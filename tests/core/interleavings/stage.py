@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 from netra_queue import conf
-from netra_queue.core.connection import PERSIST_AFTER_SECONDS, Connection, Mode
+from netra_queue.core.connection import PERSIST_AFTER_SECONDS, Connection
 from netra_queue.core.message import Message, Priority
-from netra_queue.core.wire import text_payload
+from netra_queue.core.wire import Mode, text_payload
 from netra_queue.exceptions import QueueFull, TooManyDevices
 from tests.core.interleavings.ledger import Ledger
 from tests.core.interleavings.sight import DEVICES, LINES, QUEUE, Sent, StandingMemoryStore, StandingStore

@@ -9,18 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from netra_queue.acks import Acks
-from netra_queue.core.actions import ReadRequest
-from netra_queue.core.connection import (
-    Acknowledge,
-    Action,
-    Close,
-    Connection,
-    Persist,
-    Read,
-    Return,
-    Settle,
-    Transmit,
-)
+from netra_queue.core.actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Return, Settle, Transmit
+from netra_queue.core.connection import Connection
 from netra_queue.core.message import Message
 from netra_queue.core.wire import Ack
 from netra_queue.link import Link
