@@ -71,6 +71,7 @@ class Stage:
 
 
 WARM_UP_BATCHES, DROPPED_BATCHES, DROPPED_AT_ONCE, DROPPED_BYTES = 3, 20, 50, 50_000  # 50 MB after the warm-up
+BACKLOG_ROUNDS = 3
 Play = Callable[[Stage, Result], Awaitable[None]]
 
 
@@ -229,19 +230,28 @@ async def _growth_by_drops(queue: str) -> int:
 
 
 async def backlogs(stage: Stage, result: Result) -> None:
-    took: dict[int, float] = {}
-    for count in (1, 5, 10, 25, 50):
-        client, queue = await _away(stage)
-        for number in range(count):
-            await sending.asend(queue, number)
-        began = time.monotonic()
-        await _replay(client, count)
-        took[count] = time.monotonic() - began
-        result.sent += count
-        result.compare(list(range(count)), client)
-        result.expect_below(f"seconds for {count} messages", 1.0, took[count])
-        await _empties(result, queue, client)
-    result.expect_below("cost of 50 in costs of 1", 25.0, took[50] / took[1])
+    """The fastest of several rounds is compared: one pause of the machine is no cost of a backlog."""
+    took: dict[int, list[float]] = {1: [], 5: [], 10: [], 25: [], 50: []}
+    for _ in range(BACKLOG_ROUNDS):
+        for count, seconds in took.items():
+            seconds.append(await _backlog(stage, result, count))
+    for count, seconds in took.items():
+        result.expect_below(f"seconds for {count} messages", 1.0, min(seconds))
+    result.expect_below("cost of 50 in costs of 1", 25.0, min(took[50]) / min(took[1]))
+
+
+async def _backlog(stage: Stage, result: Result, count: int) -> float:
+    """Seconds from reconnect to the last of ``count`` messages."""
+    client, queue = await _away(stage)
+    for number in range(count):
+        await sending.asend(queue, number)
+    began = time.monotonic()
+    await _replay(client, count)
+    seconds = time.monotonic() - began
+    result.sent += count
+    result.compare(list(range(count)), client)
+    await _empties(result, queue, client)
+    return seconds
 
 
 PLAYS: dict[str, Play] = {
