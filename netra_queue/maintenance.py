@@ -4,7 +4,9 @@ Every function may run at any time, in any number of processes at once: rows tha
 What was removed stays removed when a function is interrupted; the next run goes on where it ended.
 
 Each does one batch after the other until a batch is short (there is no more) or ``budget_seconds`` are over. The batch
-shrinks when the store is slow or gives up. All raise StoreUnavailable when the store does not even do the smallest.
+shrinks when the store is slow or gives up. While servers are running, batches are half as large, and after each there
+is a pause for as long as it took, so that messages do not wait for the database. All raise StoreUnavailable when the
+store does not even do the smallest.
 ``dry_run`` counts what would be removed, up to ``COUNT_LIMIT``, and changes nothing.
 """
 
@@ -25,7 +27,7 @@ from .core.statistics import Event
 from .core.tracking import UndeliveredMessage
 from .counting import adder
 from .exceptions import BreakerOpen, StoreUnavailable
-from .stores.base import Due, Overview
+from .stores.base import Due, Overview, Store
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ COUNT_LIMIT = 100_000  # rows that a count looks at, so that asking is quick wha
 
 SMALLEST_BATCH = 10
 SHORTEST_PAUSE_SECONDS = 0.05  # while somebody else's probe is on its way
-SLOW_BATCH_SECONDS = 2.0  # a batch that holds its rows for longer than this is too large
+SLOW_BATCH_SECONDS = 2.0  # a batch that holds its rows for longer than this is too large; no pause is longer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +53,8 @@ def sweep(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run
     """Remove expired messages, oldest expiry first. They count as lost to expiry, and their clients are told."""
     if dry_run:
         return _counted(_due().expired)
-    removal = _in_batches(policies.fresh_store().sweep, batch, budget_seconds)
+    store = policies.fresh_store()
+    removal = _in_batches(store, store.sweep, batch, budget_seconds)
     adder.add(Event.SWEPT)
     return removal
 
@@ -67,40 +70,46 @@ def forget_idle(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, d
     """Remove queues that are empty, without connections, and idle for IDLE_QUEUE_SECONDS."""
     if dry_run:
         return _counted(_due().idle_queues)
-    return _in_batches(policies.fresh_store().forget_idle, batch, budget_seconds)
+    store = policies.fresh_store()
+    return _in_batches(store, store.forget_idle, batch, budget_seconds)
 
 
 def forget_keys(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Remove idempotency and collapse keys that have run out, and what was kept of tracked messages long enough."""
     if dry_run:
         return _counted(_due().keys)
-    return _in_batches(policies.fresh_store().forget_keys, batch, budget_seconds)
+    store = policies.fresh_store()
+    return _in_batches(store, store.forget_keys, batch, budget_seconds)
 
 
 def expire_lines(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Forget devices that have not been connected for their policy's LINE_SECONDS, and what waits for them alone."""
     if dry_run:
         return _counted(_due().lines)
-    return _in_batches(policies.fresh_store().expire_lines, batch, budget_seconds)
+    store = policies.fresh_store()
+    return _in_batches(store, store.expire_lines, batch, budget_seconds)
 
 
 def forget_bodies(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Remove payloads that several messages shared and none has any more. Dry, only those whose time is over."""
     if dry_run:
         return _counted(_due().bodies)
-    return _in_batches(policies.fresh_store().forget_bodies, batch, budget_seconds)
+    store = policies.fresh_store()
+    return _in_batches(store, store.forget_bodies, batch, budget_seconds)
 
 
 def forget_letters(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS, dry_run: bool = False) -> Removal:
     """Remove dead letters that were kept for their policies' DEAD_LETTER_SECONDS."""
     if dry_run:
         return _counted(_due().letters)
-    return _in_batches(policies.fresh_store().forget_letters, batch, budget_seconds)
+    store = policies.fresh_store()
+    return _in_batches(store, store.forget_letters, batch, budget_seconds)
 
 
 def roll_up_statistics(*, batch: int = BATCH, budget_seconds: float = BUDGET_SECONDS) -> Removal:
     """Add statistics up: to a row a minute after an hour, to one an hour after two days; remove them after 31 days."""
-    return _in_batches(policies.fresh_store().roll_up_statistics, batch, budget_seconds)
+    store = policies.fresh_store()
+    return _in_batches(store, store.roll_up_statistics, batch, budget_seconds)
 
 
 def hand_over(
@@ -113,13 +122,13 @@ def hand_over(
     """
     if dry_run:
         return _counted(_due().undelivered)
-    policies.fresh_store()
+    store = policies.fresh_store()
     removals: list[Removal] = []
     errors: list[Exception] = []
     for policy in conf.policies():
         work = partial(_hand_over, policy)
         try:
-            removals.append(_in_batches(work, batch, budget_seconds))
+            removals.append(_in_batches(store, work, batch, budget_seconds))
         except Exception as error:
             extra = {"action": "hand_over_failed", "policy": policy.name}
             logger.exception("messages of policy %s not handed over", policy.name, extra=extra)
@@ -173,7 +182,7 @@ def purge(
 
     if dry_run:
         return Removal(count=matching(), finished=True)
-    removal = _in_batches(remove, batch, budget_seconds)
+    removal = _in_batches(store, remove, batch, budget_seconds)
     return Removal(count=removal.count, finished=removal.finished and not matching())
 
 
@@ -196,10 +205,12 @@ def _counted(count: int) -> Removal:
     return Removal(count=count, finished=count < COUNT_LIMIT)
 
 
-def _in_batches(remove: Callable[[int], int], batch: int, budget_seconds: float) -> Removal:
+def _in_batches(store: Store, remove: Callable[[int], int], batch: int, budget_seconds: float) -> Removal:
     """Call ``remove`` with the size of a batch until it removes less than that, or the time is over."""
     started = before = time.monotonic()
     removed = 0
+    if is_served := _is_served(store):
+        batch = _smaller(batch, 2)
     while True:
         try:
             count = remove(batch)
@@ -210,15 +221,29 @@ def _in_batches(remove: Callable[[int], int], batch: int, budget_seconds: float)
         except StoreUnavailable:
             if batch <= SMALLEST_BATCH or time.monotonic() - started >= budget_seconds:
                 raise
-            batch, before = max(SMALLEST_BATCH, batch // 4), time.monotonic()
+            batch, before = _smaller(batch, 4), time.monotonic()
             continue
         removed += count
         now = time.monotonic()
         if count < batch or now - started >= budget_seconds:
             return Removal(count=removed, finished=count < batch)
         if now - before > SLOW_BATCH_SECONDS:
-            batch = max(min(batch, SMALLEST_BATCH), batch // 2)
-        before = now
+            batch = _smaller(batch, 2)
+        if is_served:
+            time.sleep(min(now - before, SLOW_BATCH_SECONDS))
+        before = time.monotonic()
+
+
+def _smaller(batch: int, divisor: int) -> int:
+    return max(min(batch, SMALLEST_BATCH), batch // divisor)
+
+
+def _is_served(store: Store) -> bool:
+    """Whether a server is running, whose clients may wait for messages."""
+    try:
+        return bool(store.loads(limit=1, scan=1))
+    except StoreUnavailable:
+        return True
 
 
 def _wait_for_breaker(error: BreakerOpen, deadline: float) -> None:

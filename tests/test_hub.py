@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -265,7 +264,7 @@ def test_the_end_of_the_process_writes_what_was_sent_during_a_persist(
         link, _ = await connect(hub)
         await await_until(lambda: link.connection.state is State.LIVE)
         for number in range(3):
-            message = replace(make_message(id=f"own{number}"), created_at=hub.now())
+            message = make_message(id=f"own{number}")._replace(created_at=hub.now())
             hub.carry_out(link, link.connection.send_own(message, hub.loop.time()))
             if number == 0:
                 await await_until(is_slow.is_set)

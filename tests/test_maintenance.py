@@ -176,7 +176,7 @@ def test_sweeps_at_the_same_time_remove_and_count_each_message_once(concurrent_d
         put_many(store, 100, ttl=1e-6)
 
     def sweep() -> int:
-        return maintenance._in_batches(store.sweep, 50, 30).count
+        return maintenance._in_batches(store, store.sweep, 50, 30).count
 
     removed = together(*[sweep] * 4)
     while left := store.sweep(100):  # a sweep ends when all it sees is in another one's hands
@@ -238,5 +238,35 @@ def test_a_batch_that_takes_long_is_followed_by_a_smaller_one(monkeypatch: pytes
         asked.append(limit)
         return limit if len(asked) < 4 else 0
 
-    assert maintenance._in_batches(remove, 30, 60).count == 30 + 15 + 10
+    assert maintenance._in_batches(AdvancingMemoryStore(), remove, 30, 60).count == 30 + 15 + 10
     assert asked == [30, 15, 10, 10]
+
+
+def test_while_a_server_is_running_batches_are_smaller_and_pauses_as_long_as_they(
+    store: AdvancingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    pauses: list[float] = []
+
+    def remove(limit: int) -> int:
+        asked.append(limit)
+        return limit if len(asked) % 3 else 0
+
+    class Clock:
+        """Each look at it takes a second."""
+
+        seconds = 0.0
+
+        def monotonic(self) -> float:
+            self.seconds += 1
+            return self.seconds
+
+        def sleep(self, seconds: float) -> None:
+            pauses.append(seconds)
+
+    monkeypatch.setattr(maintenance, "time", Clock())
+    maintenance._in_batches(store, remove, 100, 60)
+    assert (asked, pauses) == ([100, 100, 100], [])
+    store.heartbeat(make_presence("user.1").server)
+    maintenance._in_batches(store, remove, 100, 60)
+    assert (asked[3:], pauses) == ([50, 50, 50], [1.0, 1.0])

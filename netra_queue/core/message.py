@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,149}", re.ASCII)
 CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -47,8 +48,7 @@ class PayloadKind(IntEnum):
     BYTES = 2  # base64 of a binary frame
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(NamedTuple):
     """A payload, encoded once. ``text`` is what is stored, and what is written into frames verbatim."""
 
     kind: PayloadKind
@@ -90,9 +90,11 @@ class GroupDraft:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
-    """A message as a store gives it back. ``position`` is its place in the store's order, unique in the store."""
+class Message(NamedTuple):
+    """A message as a store gives it back. ``position`` is its place in the store's order, unique in the store.
+
+    As ``Payload``, a tuple, which is made in a quarter of the time: a replay makes thousands of them.
+    """
 
     position: int
     id: str

@@ -29,7 +29,7 @@ class MemoryLetters(MemoryLines):
             position, before = row.message.position, row.message.deliveries
             mine = [some for some in returns if some.queue == name and position in some.positions]
             count, is_dead = deliveries_after(before, mine)
-            queue.rows[number] = replace(row, message=replace(row.message, deliveries=count))
+            queue.rows[number] = replace(row, message=row.message._replace(deliveries=count))
             dead |= {position} if is_dead else set()
         return len(self._remove(queue, dead, LossReason.DEAD))
 

@@ -96,8 +96,8 @@ class MemoryOperators(MemoryUpkeep, MemoryControls):
             behind = sorted((item for item in found if item[1].message.position > after), key=_position)[:limit]
             wrong = [(queue, row) for queue, row in behind if row.message.payload.size != _size(row)]
             for queue, row in () if dry_run else wrong:
-                payload = replace(row.message.payload, size=_size(row))
-                queue.rows[queue.rows.index(row)] = replace(row, message=replace(row.message, payload=payload))
+                payload = row.message.payload._replace(size=_size(row))
+                queue.rows[queue.rows.index(row)] = replace(row, message=row.message._replace(payload=payload))
             return Mended(len(behind), len(wrong), 0, _position(behind[-1]) if behind else None)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from django.db import connections
 from django.db.models import Model, Q, QuerySet
@@ -35,8 +34,7 @@ def is_due(now: datetime) -> Q:
     return Q(not_before__isnull=True) | Q(not_before__lte=now)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A message whose row this transaction has locked."""
 
     position: int
@@ -50,7 +48,7 @@ class Held:
 def hold(rows: QuerySet[Message], using: str, limit: int | None = None) -> list[Held]:
     """Lock these messages in their order, without those in other hands."""
     columns = skipping_locked(rows, using).values_list("id", "queue_id", "priority", "uid", "flags", "body_id")
-    return [Held(*row) for row in columns[:limit]]
+    return [Held._make(row) for row in columns[:limit]]
 
 
 def lock(using: str, positions: Iterable[int]) -> dict[int, Held]:

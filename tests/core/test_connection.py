@@ -491,7 +491,7 @@ class TestOwnSends:
 
     def test_what_this_connection_is_sent_is_no_replay(self) -> None:
         connection = opened()
-        connection.send_own(replace(make_message(id="early"), created_at=NOON - timedelta(seconds=1)), 0.0)
+        connection.send_own(make_message(id="early")._replace(created_at=NOON - timedelta(seconds=1)), 0.0)
         (frame,) = [a.frame for a in connection.take([], more=False, now=0.0) if sent([a])]
         assert json.loads(frame)["messages"][0]["replayed"] is False
 
@@ -666,7 +666,7 @@ class TestRawMode:
 
 def suspects(*positions: int, deliveries: int = 10) -> list[Message]:
     """Messages that have been returned so often that they travel alone."""
-    return [replace(message, deliveries=deliveries) for message in stored(*positions)]
+    return [message._replace(deliveries=deliveries) for message in stored(*positions)]
 
 
 def returned(actions: list[Action]) -> list[Return]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ QUEUES = 1000
 MESSAGES_EACH = 60  # of other queues, every tenth one expired
 MINE = 100
 MOST_ROWS = 4 * MINE
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 VERBS = ("SELECT", "UPDATE", "DELETE", "(SELECT", "WITH")
 Operation = Callable[[], object]
 
@@ -151,6 +152,24 @@ def test_a_sweep_looks_at_what_it_removes(store: AdvancingDatabaseStore) -> None
     for sql in statements(store, lambda: store.sweep(50)):
         for table, rows in examined(store.using, sql):
             assert rows <= MOST_ROWS, f"examines {rows:g} rows of {table}: {sql[:300]}"
+
+
+def test_the_planner_knows_how_little_is_read_of_a_long_queue(store: AdvancingDatabaseStore) -> None:
+    """Above a cost of 100,000 PostgreSQL compiles a statement (its JIT), which takes longer than any read of ours."""
+    if store.using != "postgresql":
+        pytest.skip("its planner's costs are meant")
+    fill(store)
+    long, now = queue_id("mine.2"), store.now()
+    rows = [
+        Message(queue_id=long, uid=f"{n:032x}", priority=2, kind=0, payload="1", size=1, created_at=now, expires_at=FAR)
+        for n in range(10_000)
+    ]
+    Message.objects.using(store.using).bulk_create(rows, batch_size=4000)
+    with connections[store.using].cursor() as cursor:
+        cursor.execute(f"ANALYZE {Message._meta.db_table}")
+        for sql in statements(store, lambda: store.read([("mine.2", ReadRequest(256, 10**6, frozenset()))])):
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}")
+            assert cursor.fetchone()[0][0]["Plan"]["Total Cost"] < 1_000, sql
 
 
 def test_the_number_of_statements_does_not_depend_on_what_is_stored(store: AdvancingDatabaseStore) -> None:
