@@ -151,7 +151,7 @@ def meanwhile() -> Figure:
 def delay(expired: int) -> float:
     """Milliseconds, at the 99th percentile, beside the command that removes so many."""
     fill(10_000, expired, age=-1)
-    sweeper = [sys.executable, "manage.py", "netra_queue", "sweep"]
+    sweeper = [sys.executable, "manage.py", "netra_queue", "sweep", "--budget-seconds", "300"]
     with places.server() as server:
         sweeping = subprocess.Popen(sweeper, cwd=places.ROOT, stdout=subprocess.DEVNULL) if expired else nullcontext()
         with sweeping:
