@@ -4,9 +4,9 @@ Every function may run at any time, in any number of processes at once: rows tha
 What was removed stays removed when a function is interrupted; the next run goes on where it ended.
 
 Each does one batch after the other until a batch is short (there is no more) or ``budget_seconds`` are over. The batch
-shrinks when the store is slow or gives up. While servers are running, batches are half as large, and after each there
-is a pause for as long as it took, so that messages do not wait for the database. All raise StoreUnavailable when the
-store does not even do the smallest.
+shrinks when the store is slow or gives up. While servers are running, each batch is followed by a pause for as long
+as it took, and after the first one they are half as large, so that messages do not wait for the database. All raise
+StoreUnavailable when the store does not even do the smallest.
 ``dry_run`` counts what would be removed, up to ``COUNT_LIMIT``, and changes nothing.
 """
 
@@ -208,9 +208,7 @@ def _counted(count: int) -> Removal:
 def _in_batches(store: Store, remove: Callable[[int], int], batch: int, budget_seconds: float) -> Removal:
     """Call ``remove`` with the size of a batch until it removes less than that, or the time is over."""
     started = before = time.monotonic()
-    removed = 0
-    if is_served := _is_served(store):
-        batch = _smaller(batch, 2)
+    removed, is_served = 0, None
     while True:
         try:
             count = remove(batch)
@@ -228,6 +226,8 @@ def _in_batches(store: Store, remove: Callable[[int], int], batch: int, budget_s
         if count < batch or now - started >= budget_seconds:
             return Removal(count=removed, finished=count < batch)
         if now - before > SLOW_BATCH_SECONDS:
+            batch = _smaller(batch, 2)
+        if is_served is None and (is_served := _is_served(store)):  # most calls are over with their first batch
             batch = _smaller(batch, 2)
         if is_served:
             time.sleep(min(now - before, SLOW_BATCH_SECONDS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,7 +81,8 @@ class TestSteps:
     def test_a_long_one_shows_how_far_it_is_and_goes_on(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(actions, "STEP_SECONDS", 1e-9)
         moments = iter(range(100))
-        monkeypatch.setattr(actions.time, "monotonic", lambda: next(moments) * 0.6e-9)  # one batch fits into a step
+        clock = SimpleNamespace(monotonic=lambda: next(moments) * 0.6e-9)  # one batch fits into a step
+        monkeypatch.setattr(actions, "time", clock)
         names = ["user.1", "user.2", "user.3"]
         known(store, *names)
         put(store, *(make_draft(name) for name in names))

@@ -269,4 +269,4 @@ def test_while_a_server_is_running_batches_are_smaller_and_pauses_as_long_as_the
     assert (asked, pauses) == ([100, 100, 100], [])
     store.heartbeat(make_presence("user.1").server)
     maintenance._in_batches(store, remove, 100, 60)
-    assert (asked[3:], pauses) == ([50, 50, 50], [1.0, 1.0])
+    assert (asked[3:], pauses) == ([100, 50, 50], [1.0, 1.0])
