@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 SENDER = re.compile(r"[A-Za-z0-9._-]{1,50}", re.ASCII)
 SENDER_NAME = "1 to 50 of A-Z a-z 0-9 . _ -"
 MAX_KEY_LENGTH = 200
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def line_name(queue: str, client: str) -> str:

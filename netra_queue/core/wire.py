@@ -9,18 +9,17 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum, IntEnum
 from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import parse_qs
 
-from .message import CLIENT_ID, Losses, LossReason, Message, Payload, PayloadKind, Priority
+from .message import CLIENT_ID, EPOCH, Losses, LossReason, Message, Payload, PayloadKind, Priority
 from .policy import Policy
 
 SUBPROTOCOL = "netra-queue.v1"
 CONTROL_PREFIX = "netra."
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Mode(Enum):

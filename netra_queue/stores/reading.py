@@ -16,7 +16,7 @@ from django.db import connections
 
 from .. import models
 from ..core.actions import ReadRequest
-from ..core.message import Message, Payload, PayloadKind, Priority, base_of
+from ..core.message import EPOCH, Message, Payload, PayloadKind, Priority, base_of
 from ..models import queue_id
 from . import pausing, transmitting
 from .pausing import FOREVER
@@ -34,7 +34,6 @@ COLUMNS = (  # the same, and the payload where it is short and the message's own
     "CASE WHEN size <= {short} AND body_id IS NULL THEN payload END AS payload"
 )
 MICROSECONDS = "(extract(epoch FROM created_at) * 1000000)::bigint AS created_at"  # parsed in a fifth of a time's time
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Request = tuple[str, ReadRequest]  # the queue, and what is wanted of it
 

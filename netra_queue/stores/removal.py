@@ -40,14 +40,24 @@ def remove(using: str, messages: Collection[Held], fate: Fate, now: datetime, *,
 
 def _see_off(using: str, messages: Collection[Held], fate: Fate, now: datetime) -> None:
     """What follows when these removals are committed."""
-    _discard_unused(using, (held.body for held in messages if held.body is not None))
-    accounting.ended(using, fate, [held.priority for held in messages])
-    telling.tell(using, ((held.uid, held.queue, held.priority) for held in messages), fate, now)
+    bodies = {held.body for held in messages if held.body is not None}
+    ended = ((held.uid, held.queue, held.priority) for held in messages)
+    _see_off_all(using, bodies, [held.priority for held in messages], ended, fate, now)
 
 
-def _discard_unused(using: str, bodies: Iterable[int]) -> None:
-    if few := {body for body in bodies if not is_crowded(body)}:
-        afterwards(using, partial(discard_bodies, using, few))
+def _see_off_all(
+    using: str,
+    bodies: Iterable[int],
+    priorities: Sequence[int],
+    ended: Iterable[telling.Ended],
+    fate: Fate,
+    now: datetime,
+) -> None:
+    """``ended``: which messages these are; it is looked at where somebody listens."""
+    if shared_by_few := {body for body in bodies if not is_crowded(body)}:
+        afterwards(using, partial(discard_bodies, using, shared_by_few))
+    accounting.ended(using, fate, priorities)
+    telling.tell(using, ended, fate, now)
 
 
 def ack(using: str, positions: Mapping[str, Collection[int]], now: datetime) -> dict[str, set[int]]:
@@ -121,11 +131,10 @@ def sweep_plain(using: str, limit: int, now: datetime) -> int:
             [now, limit, LossReason.EXPIRED.value, now],
         )
         rows = cursor.fetchall()
-    _discard_unused(using, (body for _, _, bodies, _, _ in rows for body in bodies or ()))
+    bodies = (body for _, _, some, _, _ in rows for body in some or ())
     priorities = [priority for priority, count, *_ in rows for _ in range(count)]
-    accounting.ended(using, Fate.EXPIRED, priorities)
     ended = ((uid, line, p) for p, _, _, uids, lines in rows for uid, line in zip(uids or (), lines or (), strict=True))
-    telling.tell(using, ended, Fate.EXPIRED, now)
+    _see_off_all(using, bodies, priorities, ended, Fate.EXPIRED, now)
     return len(priorities)
 
 

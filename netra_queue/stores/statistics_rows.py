@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from django.db import connections
 
+from ..core.message import EPOCH
 from ..core.statistics import BUCKET_SECONDS, Bucket, Figures, aligned
 from ..models import Statistics
 from .base import Store
@@ -20,7 +21,6 @@ from .rows import delete, skipping_locked
 from .statistics_base import HOUR, KEPT, ROLL_UPS
 
 EVER = 0
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DatabaseStatistics(Store):
