@@ -319,6 +319,7 @@ class Hub:
             if link.is_deaf:
                 link.connection.excuse(now)
             self.carry_out(link, link.connection.tick(now))
+            link.check(now)
             self.meter.read(link)
 
     async def _live_on(self) -> None:

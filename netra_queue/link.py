@@ -28,9 +28,9 @@ SPARE_FRAMES = 64  # control frames that may wait beside a full window before th
 class Link:
     """Belongs to one event loop. ``write`` hands one frame to the server and returns when it has taken it.
 
-    ``on_end`` is how a wish to close reaches the socket: the connection's, or the writer's when ``write`` took longer
-    than ``timeout_seconds``. ``on_broken`` is called once, when ``write`` raised. ``may_deliver``: the consumer's say
-    in what is transmitted; None: it has none.
+    ``on_end`` is how a wish to close reaches the socket: the connection's, or that of ``check``, when ``write`` takes
+    longer than ``timeout_seconds``. ``on_broken`` is called once, when ``write`` raised. ``may_deliver``: the
+    consumer's say in what is transmitted; None: it has none.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Link:
         self._moved = Pulse()
         self._most_frames = connection.policy.window + SPARE_FRAMES
         self._writer: asyncio.Task[None] | None = None
+        self._writing_since: float | None = None  # the frame that the server has not taken yet
         self._on_written: Callable[[int], None] | None = None  # None: nothing is written yet
         self._is_stopped = False  # nothing is written any more
 
@@ -156,26 +157,30 @@ class Link:
             self._writer.cancel()
 
     def _stop_writing(self) -> None:
-        self._is_stopped = True
+        self._is_stopped, self._writing_since = True, None
         self.wake()
 
+    def check(self, now: float) -> None:
+        """Give up a client that takes no frames. To be called a few times a second: a timer for each frame would cost
+        as much as the rest of its writing."""
+        if self._writing_since is not None and now - self._writing_since >= self._timeout_seconds:
+            self.stop()
+            self.end(CloseCode.NOT_RESPONDING, "the client does not take frames")
+
     async def _write_frames(self, frames: deque[Transmit], on_written: Callable[[int], None]) -> None:
+        clock = asyncio.get_running_loop().time
         while frames:
             transmits = self._take_together(frames)
+            self._writing_since = clock()
             try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    await self._write(_together(transmits))
-            except TimeoutError:
-                self._stop_writing()
-                self.end(CloseCode.NOT_RESPONDING, "the client does not take frames")
-                return
+                await self._write(_together(transmits))
             except Exception:  # servers differ in what they raise for a peer that has gone
                 self._stop_writing()
                 self._on_broken()
                 return
             if (seq := transmits[-1].last_seq) is not None:
                 on_written(seq)
-        self._frames, self._writer = (), None
+        self._frames, self._writer, self._writing_since = (), None, None
         self.wake()
 
     def _take_together(self, frames: deque[Transmit]) -> list[Transmit]:

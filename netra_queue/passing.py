@@ -7,9 +7,9 @@ is away. Through the channel layer it goes to all servers: who holds a connectio
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from . import conf, controls, unprotected, wakeup
 from .core.message import Draft, Message, Outcome, Payload, PayloadKind, Priority
@@ -22,8 +22,7 @@ from .stores.base import Appended
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True)
-class Division:
+class Division(NamedTuple):
     """The drafts of one call: those that the store keeps, with their queues' policies, and those that nobody does."""
 
     drafts: Sequence[Draft]

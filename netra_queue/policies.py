@@ -20,6 +20,7 @@ from .stores.base import Store
 
 REMEMBER_SECONDS = 2.0
 REMEMBERED_QUEUES = 10_000
+NEVER = 0.0, None
 
 _lock = threading.Lock()
 _remembered: dict[tuple[int, str], tuple[float, str | None]] = {}  # (store, queue) -> (until, policy; None: unknown)
@@ -32,11 +33,14 @@ def remembered(store: Store, queues: Collection[str]) -> dict[str, Policy] | Non
     if controls.current().is_off:  # the store is asked for nothing, and nothing depends on what would be chosen
         return last_known(store, queues)
     now = time.monotonic()
+    names: dict[str, str] = {}
     with _lock:
-        entries = {queue: _remembered.get((id(store), queue)) for queue in queues}
-    if any(entry is None or entry[0] < now or entry[1] is None for entry in entries.values()):
-        return None
-    return {queue: conf.policy_of(queue, entry[1] or "") for queue, entry in entries.items() if entry is not None}
+        for queue in queues:
+            until, name = _remembered.get((id(store), queue), NEVER)
+            if name is None or until < now:
+                return None
+            names[queue] = name
+    return {queue: conf.policy_of(queue, name) for queue, name in names.items()}
 
 
 def learn(store: Store, queue: str, name: str) -> None:
@@ -47,7 +51,7 @@ def learn(store: Store, queue: str, name: str) -> None:
 def last_known(store: Store, queues: Collection[str]) -> dict[str, Policy]:
     """The queues' policies as far as this process remembers which were chosen. Does not block."""
     with _lock:
-        names = {queue: (_remembered.get((id(store), queue)) or (0.0, None))[1] for queue in queues}
+        names = {queue: _remembered.get((id(store), queue), NEVER)[1] for queue in queues}
     return {queue: conf.policy_of(queue, name or "") for queue, name in names.items()}
 
 
@@ -64,7 +68,7 @@ def of(store: Store, queues: Collection[str]) -> dict[str, Policy]:
 def make_known(store: Store, queues: Collection[str]) -> None:
     """Have the store know these queues, so that operators see them, and senders can take turns at a full one."""
     with _lock:
-        unknown = [queue for queue in queues if (_remembered.get((id(store), queue)) or (0.0, None))[1] is None]
+        unknown = [queue for queue in queues if _remembered.get((id(store), queue), NEVER)[1] is None]
     if unknown:
         store.ensure(unknown)
         _remember(store, store.describe(unknown))

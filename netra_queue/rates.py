@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -120,7 +120,7 @@ class Admission:
     def _dated(self, drafts: Sequence[Draft]) -> Sequence[Draft]:
         if self._not_before is None or not any(self._not_before):
             return drafts
-        return [replace(draft, not_before=at) for draft, at in zip(drafts, self._not_before, strict=True)]
+        return [draft._replace(not_before=at) for draft, at in zip(drafts, self._not_before, strict=True)]
 
 
 def _moment(seconds: float) -> datetime | None:

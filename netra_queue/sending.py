@@ -15,9 +15,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 from asgiref.sync import AsyncToSync, sync_to_async
 
@@ -26,7 +26,7 @@ from .backpressure import wait_for_room
 from .core.message import Draft, Outcome, Payload, Priority
 from .core.policy import Overflow, Policy
 from .counted import acounted, counted
-from .deadline import in_time
+from .deadline import in_time, settled_in_time
 from .exceptions import BreakerOpen, InvalidMessage, MessageTooLarge, StoreUnavailable
 from .ids import new_id
 from .rates import Admission
@@ -53,8 +53,7 @@ MAY_BE_WRITTEN = "; the message may still be written"
 HOLDERS_KNOWN_SECONDS = 0.1  # less than connections that have just come wait before they look again (``hub``)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """``SendOptions`` with their defaults."""
 
     priority: Priority = Priority.NORMAL
@@ -66,10 +65,6 @@ class Options:
     overflow: str | None = None
     timeout: Seconds | None = None
     sender: str = ""
-    admission: Admission = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "admission", Admission(self.sender))
 
     @property
     def waits_for_room(self) -> bool:
@@ -90,6 +85,9 @@ class Options:
         check_collapse(self.collapse)
         check_track(self.track)
         check_sender(self.sender)
+
+
+_DEFAULTS = Options()  # most sends have them
 
 
 class SendOptions(TypedDict, total=False):
@@ -145,7 +143,11 @@ def _synchronous(options: SendOptions) -> Options:
     """Raises InvalidMessage where a thread would wait: it may have a transaction open that others wait for."""
     if options.get("overflow") is not None:
         raise InvalidMessage("overflow", expected="None, or asend() to wait for room", got=options.get("overflow"))
-    return Options(**options)
+    return _options(options)
+
+
+def _options(given: SendOptions) -> Options:
+    return Options(**given) if given else _DEFAULTS
 
 
 async def asend(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Receipt:
@@ -157,11 +159,12 @@ async def asend(queue: str, payload: Any, **options: Unpack[SendOptions]) -> Rec
 @tracing.atraced
 async def asend_many(messages: Iterable[tuple[str, Any]], **options: Unpack[SendOptions]) -> list[Receipt]:
     """``send_many`` for asynchronous code. A call that is cancelled may or may not have been accepted."""
-    wanted = Options(**options)
+    wanted = _options(options)
+    admission = Admission(wanted.sender)
     if getattr(AsyncToSync.executors, "current", None) is not None:
-        attempt = partial(sync_to_async(_write, thread_sensitive=True), messages, wanted)
+        attempt = partial(sync_to_async(_write, thread_sensitive=True), messages, wanted, admission)
     elif entries := _check(messages, wanted):
-        attempt = partial(_awrite, entries, wanted)
+        attempt = partial(_awrite, entries, wanted, admission)
     else:
         return []
     if wanted.waits_for_room:
@@ -169,7 +172,7 @@ async def asend_many(messages: Iterable[tuple[str, Any]], **options: Unpack[Send
     return await attempt()
 
 
-async def _awrite(entries: Sequence[tuple[str, Payload]], wanted: Options) -> list[Receipt]:
+async def _awrite(entries: Sequence[tuple[str, Payload]], wanted: Options, admission: Admission) -> list[Receipt]:
     store, writer = current_store(), current_writer(keyed=wanted.is_alone)
     queues = {queue for queue, _ in entries}
     known = policies.remembered(store, queues)
@@ -178,16 +181,16 @@ async def _awrite(entries: Sequence[tuple[str, Payload]], wanted: Options) -> li
     kept, appended = division.kept, list[Appended]()
     if kept:
         try:
-            kept = await wanted.admission.aadmit(store, kept, division.policies, _in_writer)
+            kept = await admission.aadmit(store, kept, division.policies, _in_writer)
             if known is None:
                 await answered(writer.run(partial(policies.make_known, store, division.policies)))
-            appended = await in_time(writer.asubmit(kept, division.policies), MAY_BE_WRITTEN)
+            written = writer.asubmit(kept, division.policies, _announce)
+            appended = await settled_in_time(written, MAY_BE_WRITTEN)
         except StoreUnavailable as error:
             if not passing.may_do_without(error, division.policies):
                 raise
             passing.give_unprotected(kept)
             appended = passing.answers(kept)
-    _announce(appended)
     passing.give(division.passed)
     return _receipts(division, kept, appended)
 
@@ -253,7 +256,8 @@ def _holders(queues: Collection[str]) -> Mapping[str, Collection[str]]:
     return store.in_own_thread(lambda: store.holders(queues))
 
 
-def _write(messages: Iterable[tuple[str, Any]], options: Options) -> list[Receipt]:
+def _write(messages: Iterable[tuple[str, Any]], options: Options, admission: Admission | None = None) -> list[Receipt]:
+    """``admission``: of a call that is tried again."""
     entries = _check(messages, options)
     if not entries:
         return []
@@ -267,19 +271,20 @@ def _write(messages: Iterable[tuple[str, Any]], options: Options) -> list[Receip
     division = passing.divided(_drafts(entries, limits, options), limits)
     kept, appended = division.kept, list[Appended]()
     if kept:
-        kept, appended = _append(store, kept, division.policies, options)
+        admission = Admission(options.sender) if admission is None else admission
+        kept, appended = _append(store, kept, division.policies, admission)
     if division.passed:
         store.after_commit(partial(passing.give, division.passed))
     return _receipts(division, kept, appended)
 
 
 def _append(
-    store: Store, drafts: Sequence[Draft], limits: Mapping[str, Policy], options: Options
+    store: Store, drafts: Sequence[Draft], limits: Mapping[str, Policy], admission: Admission
 ) -> tuple[Sequence[Draft], list[Appended]]:
     """These as they were admitted, and what became of them: without the store, they are given to connected clients."""
     is_alone = not store.in_transaction()
     try:
-        drafts = options.admission.admit(store, drafts, limits)
+        drafts = admission.admit(store, drafts, limits)
         found_at = time.monotonic()
         appended = store.append(drafts, limits)
     except StoreUnavailable as error:
@@ -305,7 +310,8 @@ def _limits(limits: Mapping[str, Policy], options: Options) -> Mapping[str, Poli
 
 
 def _check(messages: Iterable[tuple[str, Any]], options: Options) -> list[tuple[str, Payload]]:
-    options.check()
+    if options is not _DEFAULTS:
+        options.check()
     return [(check_address(queue), encode(payload)) for queue, payload in map(_pair, messages)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +16,7 @@ WAIT_SECONDS = 10.0  # for room, by default
 LONGEST_WAIT_SECONDS = 3600.0
 NAME = "1 to 150 of A-Z a-z 0-9 . _ : @ + = -, the first one a letter or digit"
 PRIORITIES = [f"Priority.{priority.name}" for priority in Priority]
+_encoder = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def check_queue(name: object) -> str:
@@ -124,7 +124,7 @@ def _seconds(what: str, given: Any, longest: float, limit: str) -> float:
 def encode(payload: Any) -> Payload:
     """The payload as JSON text, with Django's encoder. Raises InvalidMessage for what JSON cannot hold."""
     try:
-        text = json.dumps(payload, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _encoder.encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         expected = f"something that Django's JSON encoder takes, without NaN ({error})"
         raise InvalidMessage("payload", expected=expected, got=payload) from error

@@ -57,8 +57,7 @@ class Payload(NamedTuple):
     size: int  # bytes of ``text`` in UTF-8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A message on its way into a store: accepted by ``sending``, without a place in the order yet.
 
     ``sent_at``: when it was sent, if that was before it came to the store; its time to live counts from there.

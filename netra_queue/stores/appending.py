@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from .. import models
 from ..core.message import Draft, Fate, LossReason, Outcome
@@ -15,19 +14,18 @@ from ..core.policy import Overflow, Policy
 from ..exceptions import StoreUnavailable
 from ..ids import new_number
 from ..models import Body, Flag, queue_id
-from . import accounting, collapsing, inserting, limits, seen, telling, tracking, watching
+from . import accounting, collapsing, inserting, limits, seen, straight, telling, tracking, watching
 from .connecting import is_in_transaction, own_transaction
 from .devices import targets
 from .rows import chunks, record_losses
-from .values import Appended, Positions, answer, growth, split_by_size, without
+from .values import Appended, Positions, answer, expiry, growth, split_by_size, without
 
 Item = TypeVar("Item")
 KEY_ATTEMPTS = 5
 INSERT_BYTES = 4_194_304  # of payload in one statement
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
+class _Copy(NamedTuple):
     """A draft on its way into one line. ``body``: where its payload is, if it has several copies."""
 
     draft: Draft
@@ -45,7 +43,7 @@ class _Copy:
             payload=payload.text if self.body is None else "",
             size=payload.size,
             created_at=self.draft.sent_at or now,
-            expires_at=_expiry(self.draft, now),
+            expires_at=expiry(self.draft, now),
             body=self.body,
             traceparent=self.draft.traceparent,
             flags=int(self.flags),
@@ -61,8 +59,14 @@ class _Copy:
 def append(
     using: str, drafts: Sequence[Draft], policies: Mapping[str, Policy], now: datetime, *, is_repeat: bool
 ) -> list[Appended]:
+    exact = not is_in_transaction(using)
+    if len(drafts) == 1 and not is_repeat:
+        draft = drafts[0]
+        if (appended := straight.append(using, draft, policies[draft.queue], now, is_committed=exact)) is not None:
+            return [appended]
     found = targets(using, {draft.queue for draft in drafts}, policies, now)
-    lines, exact = found.lines, not is_in_transaction(using)
+    lines = found.lines
+    straight.note(using, lines)
     if not is_repeat and _are_plain(using, drafts, lines, policies, now):
         return _append_plain(using, drafts, lines, found.servers, now, is_committed=exact)
     may_reject = any(policy.overflow is Overflow.REJECT for policy in policies.values())
@@ -97,12 +101,8 @@ def _are_plain(
     """Whether nothing hangs on these messages, each for one line that is far from full: their rows are all there is."""
     if any(len(of) > 1 for of in lines.values()):
         return False
-    for draft in drafts:
-        if draft.key is not None or draft.collapse is not None or draft.track:
-            return False
-        policy = policies[draft.queue]
-        if draft.payload.size > policy.max_message_bytes or watching.due_at(draft, policy, now) is not None:
-            return False
+    if not all(straight.is_plain(draft, policies[draft.queue], now) for draft in drafts):
+        return False
     added = growth((lines[draft.queue][0], draft.payload.size) for draft in drafts)
     if sum(one.size for one in added.values()) > INSERT_BYTES:
         return False
@@ -203,7 +203,7 @@ def _insert_newest(using: str, copies: Sequence[_Copy], now: datetime) -> Positi
     if not newest:
         return _insert(using, copies, now)
     left = [copy for copy in copies if copy.slot is None or newest[copy.slot] is copy]
-    slots = collapsing.supersede(using, {slot: _expiry(copy.draft, now) for slot, copy in newest.items()}, now)
+    slots = collapsing.supersede(using, {slot: expiry(copy.draft, now) for slot, copy in newest.items()}, now)
     inserted = _insert(using, left, now)
     positions = {slot: inserted[copy.draft.id][copy.line] for slot, copy in newest.items()}
     outdone = Counter(copy.slot for copy in copies if copy.slot is not None and newest[copy.slot] is not copy)
@@ -269,7 +269,7 @@ def release_keys(using: str, dropped: Sequence[Draft]) -> None:
 def _insert(using: str, copies: Sequence[_Copy], now: datetime) -> Positions:
     """Insert in order, shared payloads first."""
     shared = {copy.body: copy.draft for copy in copies if copy.body is not None}
-    bodies = [Body(id=id, payload=draft.payload.text, expires_at=_expiry(draft, now)) for id, draft in shared.items()]
+    bodies = [Body(id=id, payload=draft.payload.text, expires_at=expiry(draft, now)) for id, draft in shared.items()]
     for some in in_statements(bodies, lambda body: len(body.payload.encode())):
         Body.objects.using(using).bulk_create(some)
     positions: Positions = defaultdict(dict)
@@ -279,10 +279,6 @@ def _insert(using: str, copies: Sequence[_Copy], now: datetime) -> Positions:
         for copy, row in zip(batch, rows, strict=True):
             positions[copy.draft.id][copy.line] = found[row.key]
     return dict(positions)
-
-
-def _expiry(draft: Draft, now: datetime) -> datetime:
-    return (draft.sent_at or now) + timedelta(seconds=draft.ttl_seconds)
 
 
 def in_statements(items: Sequence[Item], size_of: Callable[[Item], int]) -> Iterator[Sequence[Item]]:

@@ -17,7 +17,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ GROUP_THREADS = 4
 
 
 Answer = list[Appended] | BaseException
+Announce = Callable[[Iterable[Appended]], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -55,14 +56,15 @@ class _Job:
     size: int
     future: Future[list[Appended]] | asyncio.Future[list[Appended]]
     loop: asyncio.AbstractEventLoop | None = None
+    announce: Announce | None = None
 
     def begins(self) -> bool:
         """Whether somebody still wants it. From now on, a thread's future cannot be cancelled any more."""
-        return not self.future.cancelled() if self.loop is not None else self.future.set_running_or_notify_cancel()  # type: ignore[union-attr]
+        return not self.future.done() if self.loop is not None else self.future.set_running_or_notify_cancel()  # type: ignore[union-attr]
 
     def settle(self, answer: Answer) -> None:
         """In the thread that the future belongs to."""
-        if self.loop is not None and self.future.done():  # cancelled meanwhile
+        if self.loop is not None and self.future.done():  # given up meanwhile
             return
         if isinstance(answer, BaseException):
             self.future.set_exception(answer)
@@ -71,18 +73,23 @@ class _Job:
 
 
 class _Answers:
-    """What became of the jobs of one batch. An event loop is woken once for all of its own."""
+    """What became of the jobs of one batch. It is announced, and an event loop woken, once for all of its own."""
 
     def __init__(self) -> None:
         self._of_loops: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Answer]]] = defaultdict(list)
+        self._to_announce: dict[Announce, list[Appended]] = defaultdict(list)
 
     def add(self, job: _Job, answer: Answer) -> None:
+        if job.announce is not None and not isinstance(answer, BaseException):
+            self._to_announce[job.announce] += answer
         if job.loop is None:
             job.settle(answer)
         else:
             self._of_loops[job.loop].append((job, answer))
 
     def deliver(self) -> None:
+        for announce, appended in self._to_announce.items():
+            announce(appended)
         for loop, answers in self._of_loops.items():
             with suppress(RuntimeError):  # the loop has been closed, and nobody waits any more
                 loop.call_soon_threadsafe(_settle, answers)
@@ -118,11 +125,18 @@ class BatchingWriter:
         self._accept(_Job(drafts, policies, _size(drafts), future))
         return future
 
-    def asubmit(self, drafts: Sequence[Draft], policies: Mapping[str, Policy]) -> asyncio.Future[list[Appended]]:
-        """``submit`` for the running event loop, with a future of its own, which is woken once for a whole batch."""
+    def asubmit(
+        self, drafts: Sequence[Draft], policies: Mapping[str, Policy], announce: Announce
+    ) -> asyncio.Future[list[Appended]]:
+        """``submit`` for the running event loop, with a future of its own, which is woken once for a whole batch.
+
+        Nothing is written any more of what is done, for example cancelled, before its batch begins. ``announce`` is
+        called with what was appended, once for a whole batch, in the writer's thread, whoever still waits. It must not
+        raise.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Appended]] = loop.create_future()
-        self._accept(_Job(drafts, policies, _size(drafts), future, loop))
+        self._accept(_Job(drafts, policies, _size(drafts), future, loop, announce))
         return future
 
     def _accept(self, job: _Job) -> None:

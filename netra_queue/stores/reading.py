@@ -18,7 +18,7 @@ from .. import models
 from ..core.actions import ReadRequest
 from ..core.message import EPOCH, Message, Payload, PayloadKind, Priority, base_of
 from ..models import queue_id
-from . import pausing, transmitting
+from . import functions, pausing, transmitting
 from .pausing import FOREVER
 from .rows import chunks
 from .values import Batch
@@ -182,7 +182,10 @@ def _some_rows(
     created_at = MICROSECONDS if connection.vendor == "postgresql" else "created_at"
     columns = COLUMNS.format(short=int(short_bytes), created_at=created_at)
     moment = connection.ops.adapt_datetimefield_value(now)
-    if connection.vendor == "postgresql":
+    parameters: list[Any]
+    if functions.are_in(using):
+        statement, parameters = f"SELECT * FROM {functions.READ}(%s, %s, %s)", [_wanted(requests), short_bytes, moment]
+    elif connection.vendor == "postgresql":
         statement, parameters = _lateral(using, table, columns, requests, moment)
     else:
         statement, parameters = _union(using, table, columns, requests, moment)
@@ -198,17 +201,22 @@ def _some_rows(
                 yield from ((n, _as_moment(until)) for n, (name, _) in enumerate(requests) if number in _ids(name))
 
 
-def _lateral(using: str, table: str, columns: str, requests: Sequence[Request], moment: Any) -> tuple[str, list[Any]]:
-    """All requests in one parameter: PostgreSQL takes far longer to plan a statement that grows with them.
-
-    Both constant limits tell its planner how little this is: where a queue is long it reckoned with a tenth of it for
-    each of a hundred requests, and spent 10 ms on compiling the statement (its JIT), each time.
-    """
+def _wanted(requests: Sequence[Request]) -> str:
+    """All of them in one parameter: PostgreSQL takes far longer to plan a statement that grows with them."""
     wanted = [
         {"n": number, "q": own, "b": base, "l": request.limit, "x": _as_ranges(request.excluded)}
         for number, (name, request) in enumerate(requests)
         for own, base in (_ids(name),)
     ]
+    return json.dumps(wanted)
+
+
+def _lateral(using: str, table: str, columns: str, requests: Sequence[Request], moment: Any) -> tuple[str, list[Any]]:
+    """What the function does.
+
+    Both constant limits tell the planner how little this is: where a queue is long it reckoned with a tenth of it for
+    each of a hundred requests, and spent 10 ms on compiling the statement (its JIT), each time.
+    """
     queues = connections[using].ops.quote_name(models.Queue._meta.db_table)
     most = max(request.limit for _, request in requests)
     statement = (
@@ -220,7 +228,7 @@ def _lateral(using: str, table: str, columns: str, requests: Sequence[Request], 
         f"AND queue_id = r.q AND expires_at > %s AND (not_before IS NULL OR not_before <= %s) AND NOT id <@ r.x "
         f"ORDER BY priority, id LIMIT r.l) AS next LIMIT {most:d}) AS m ON true"
     )
-    return statement, [FOREVER, json.dumps(wanted), moment, moment, moment]
+    return statement, [FOREVER, _wanted(requests), moment, moment, moment]
 
 
 def _ids(name: str) -> tuple[int, int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from ..core.message import Draft, Losses, LossReason, Message, Outcome, Priority
 from ..core.policy import Growth, Policy
@@ -13,8 +14,7 @@ from ..exceptions import QueueFull
 Positions = dict[str, dict[str, int]]  # by message id and line
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """What became of one draft. ``id``: the first message's for a duplicate.
 
     ``lines``: those that hold it now, the queue itself if it has no others; none unless it is queued. ``position``: its
@@ -309,6 +309,10 @@ def answer(
     if first is not None and (first in kept or first not in inserted):
         return Appended(first, Outcome.DUPLICATE)
     return Appended(draft.id, Outcome.DROPPED)
+
+
+def expiry(draft: Draft, now: datetime) -> datetime:
+    return (draft.sent_at or now) + timedelta(seconds=draft.ttl_seconds)
 
 
 def deliveries_after(before: int, returns: Iterable[Returned]) -> tuple[int, bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,7 +105,7 @@ class CollapseContract:
 
     def test_what_waits_for_one_that_travels_alone_is_not_transmitted(self, store: AdvancingStore) -> None:
         before, suspect, behind, newer = make_draft(), make_draft(), *(make_draft(collapse="k") for _ in range(2))
-        for draft in (before, suspect, replace(behind, track=True)):
+        for draft in (before, suspect, behind._replace(track=True)):
             put(store, draft)
         position = get(store, limit=2).messages[1].position
         policy = make_policy(max_deliveries=4)

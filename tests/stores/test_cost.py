@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from netra_queue.core.actions import ReadRequest
 from netra_queue.core.policy import BLIND, Replay
 from netra_queue.models import Linger, Loss, Message, Queue, UsedKey, queue_id
-from netra_queue.stores import seen
+from netra_queue.stores import functions, seen
 from netra_queue.stores.base import Returned
 from tests.making import HERE, AdvancingDatabaseStore, make_draft, make_policy, make_presence, put
 
@@ -28,6 +28,10 @@ MINE = 100
 MOST_ROWS = 4 * MINE
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 VERBS = ("SELECT", "UPDATE", "DELETE", "(SELECT", "WITH")
+EXPLAINING = (
+    *("auto_explain.log_min_duration = 0", "auto_explain.log_analyze = on", "auto_explain.log_format = json"),
+    *("auto_explain.log_nested_statements = on", "client_min_messages = log"),
+)
 Operation = Callable[[], object]
 
 
@@ -115,11 +119,26 @@ def examined(using: str, sql: str) -> Iterator[tuple[str, float]]:
             for row in (dict(zip(names, values, strict=True)) for values in cursor.fetchall()):
                 yield str(row["table"]), float(row["rows"] or 0)
             return
-        with transaction.atomic(using=using):
-            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
-            answer = cursor.fetchone()[0]
-            transaction.set_rollback(True, using=using)
-    yield from _scans((json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"])
+        for plan in _plans(using, sql):
+            yield from _scans(plan)
+
+
+def _plans(using: str, sql: str) -> list[dict[str, Any]]:
+    """PostgreSQL's, as it carries the statement out, and those within functions. What it does is taken back."""
+    notices: list[str] = []
+
+    def note(notice: Any) -> None:
+        notices.append(notice.message_primary)
+
+    with transaction.atomic(using=using), connections[using].cursor() as cursor:
+        connection = connections[using].connection
+        cursor.execute("LOAD 'auto_explain'")
+        cursor.execute("".join(f"SET LOCAL {setting};" for setting in EXPLAINING))
+        connection.add_notice_handler(note)
+        cursor.execute(sql)
+        connection.remove_notice_handler(note)
+        transaction.set_rollback(True, using=using)
+    return [json.loads(notice.partition("plan:")[2])["Plan"] for notice in notices if "plan:" in notice]
 
 
 def _scans(node: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -144,6 +163,29 @@ def test_no_statement_looks_at_other_queues_messages(store: AdvancingDatabaseSto
     assert plans >= 10, "the plans were understood"
 
 
+def test_functions_planned_for_empty_tables_look_at_no_other_queues(store: AdvancingDatabaseStore) -> None:
+    """Their plans are kept: a server's may be from just after a deploy, when nobody was connected yet."""
+    if store.using != "postgresql":
+        pytest.skip("functions are for PostgreSQL")
+    presence, read = make_presence("mine.1"), [("mine.1", ReadRequest(50, 10**6, frozenset()))]
+    store.heartbeat(HERE)
+    with CaptureQueriesContext(connections[store.using]) as queries:
+        for _ in range(8):  # the sixth plan is the one that is kept
+            put(store, make_draft("mine.1"))
+            store.read(read)
+    sent, given = (query["sql"] for query in queries.captured_queries[-2:])
+    assert functions.PUT_ONE in sent
+    assert functions.READ in given
+    fill(store)
+    connected = [make_presence(f"other.{number}") for number in range(QUEUES)]
+    store.attach_all([(presence, make_policy()) for presence in (*connected, presence)])
+    for sql in (sent, given):
+        plans = list(examined(store.using, sql))
+        assert len(plans) >= 3, "also those within the function"
+        for table, rows in plans:
+            assert rows <= MOST_ROWS, f"examines {rows:g} rows of {table}: {sql[:300]}"
+
+
 def test_a_sweep_looks_at_what_it_removes(store: AdvancingDatabaseStore) -> None:
     """Also where thousands have expired at the same moment, as what was sent to a group does."""
     if store.using != "postgresql":
@@ -154,10 +196,16 @@ def test_a_sweep_looks_at_what_it_removes(store: AdvancingDatabaseStore) -> None
             assert rows <= MOST_ROWS, f"examines {rows:g} rows of {table}: {sql[:300]}"
 
 
-def test_the_planner_knows_how_little_is_read_of_a_long_queue(store: AdvancingDatabaseStore) -> None:
-    """Above a cost of 100,000 PostgreSQL compiles a statement (its JIT), which takes longer than any read of ours."""
+def test_the_planner_knows_how_little_is_read_of_a_long_queue(
+    store: AdvancingDatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above a cost of 100,000 PostgreSQL compiles a statement (its JIT), which takes longer than any read of ours.
+
+    Its functions have that switched off.
+    """
     if store.using != "postgresql":
         pytest.skip("its planner's costs are meant")
+    monkeypatch.setattr(functions, "are_in", lambda using: False)
     fill(store)
     long, now = queue_id("mine.2"), store.now()
     rows = [

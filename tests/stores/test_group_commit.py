@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -187,3 +188,54 @@ def test_a_senders_thread_is_not_used(writer: BatchingWriter, store: HeldUp) -> 
     assert not any(future.done() for future in futures)
     store.may_go.set()
     wait_until(lambda: all(future.done() for future in futures))
+
+
+class Listening:
+    """An event loop's side: what is announced, and its futures."""
+
+    def __init__(self, writer: BatchingWriter) -> None:
+        self._writer, self.announced, self.threads = writer, list[str](), set[str]()
+
+    def announce(self, appended: Iterable[Appended]) -> None:
+        self.announced += [answer.id for answer in appended]
+        self.threads.add(threading.current_thread().name)
+
+    def submit(self, *drafts: Draft) -> asyncio.Future[list[Appended]]:
+        return self._writer.asubmit(drafts, {draft.queue: make_policy() for draft in drafts}, self.announce)
+
+
+def test_what_was_written_is_announced_whoever_still_waits(writer: BatchingWriter, store: HeldUp) -> None:
+    """Where the bell is rung by a task that was cancelled meanwhile, the message waits for the next poll."""
+    first, other = make_draft(), make_draft()
+
+    async def cancelled() -> Listening:
+        listening = Listening(writer)
+        begun = listening.submit(first)
+        assert await asyncio.to_thread(store.is_busy.wait, SECONDS)
+        begun.cancel()
+        behind = listening.submit(other)
+        store.may_go.set()
+        assert [answer.id for answer in await asyncio.wait_for(behind, SECONDS)] == [other.id]
+        return listening
+
+    listening = asyncio.run(cancelled())
+    assert listening.announced == [first.id, other.id]
+    assert listening.threads == {"netra-writer-0"}
+
+
+def test_what_nobody_waits_for_any_more_is_not_written(writer: BatchingWriter, store: HeldUp) -> None:
+    late, last = make_draft(), make_draft()
+
+    async def too_late() -> Listening:
+        listening = Listening(writer)
+        hold_up(writer, store)
+        given_up = listening.submit(late)
+        given_up.set_exception(StoreUnavailable("too late"))
+        given_up.exception()
+        behind = listening.submit(last)
+        store.may_go.set()
+        await asyncio.wait_for(behind, SECONDS)
+        return listening
+
+    assert asyncio.run(too_late()).announced == [last.id]
+    assert store.appends[1:] == [[last.id]]
