@@ -26,7 +26,8 @@ async def deliver(
     """Messages delivered (and acked) a second, the delays in seconds, and how many did not arrive."""
     queues = [f"bench.{number}" for number in range(clients)]
     sockets = [Client(server.url(queue, consumer=kind), kind == "durable") for queue in queues]
-    await open_all(sockets)
+    warm = Client(server.url(WARMING_UP, consumer=kind), kind == "durable")
+    await open_all([warm, *sockets])
     command = [sys.executable, "-m", "benchmarks.sender", kind, str(count), str(TASKS), str(rate), *queues]
     sender = await asyncio.create_subprocess_exec(*command, cwd=places.ROOT, stdout=asyncio.subprocess.PIPE)
     output, _ = await sender.communicate()
@@ -36,7 +37,7 @@ async def deliver(
     seconds = max(socket.last_at for socket in sockets) - answer["began_at"]
     if kind == "durable":
         await asyncio.to_thread(all_acked)
-    for socket in sockets:
+    for socket in (warm, *sockets):
         await socket.close()
     return received / seconds, [delay for socket in sockets for delay in socket.delays], count - received
 

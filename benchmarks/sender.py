@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 FILLING = "x" * 200  # with the rest, payloads of about 250 bytes
-WARMING_UP = "bench.warming"  # nobody is there: connections are opened, and modules imported, before time counts
+WARMING_UP = "bench.warming"  # connections are opened, and modules imported, before time counts
 
 Send = Callable[[str, dict[str, Any]], Awaitable[object]]
 

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Positions = Mapping[str, Collection[int]]  # by queue
+NOTHING: frozenset[int] = frozenset()
 COLLECT_SECONDS = 0.025  # nobody waits for these, and the fewer the statements, the more room for what is waited for
 LEFT_OVER_SECONDS = 0.05
 TRY_AGAIN_SECONDS = 1.0
@@ -58,7 +59,8 @@ class Acks:
 
     def of(self, queue: str) -> frozenset[int]:
         """What the queue's connections have acked and the store may still hold: not to be read again."""
-        return frozenset(self._waiting.get(queue, ())) | frozenset(self._on_their_way.get(queue, ()))
+        waiting, on_their_way = self._waiting.get(queue), self._on_their_way.get(queue)
+        return frozenset().union(waiting or (), on_their_way or ()) if waiting or on_their_way else NOTHING
 
     async def some(self) -> None:
         """Return when there is something to take."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from . import conf, controls
 from .core.policy import Policy
@@ -20,9 +21,11 @@ from .stores.base import Store
 
 REMEMBER_SECONDS = 2.0
 REMEMBERED_QUEUES = 10_000
+ASKED_TOGETHER = 200
 NEVER = 0.0, None
 
 _lock = threading.Lock()
+_used: set[tuple[int, str]] = set()  # (store, queue)
 _remembered: dict[tuple[int, str], tuple[float, str | None]] = {}  # (store, queue) -> (until, policy; None: unknown)
 
 
@@ -40,6 +43,7 @@ def remembered(store: Store, queues: Collection[str]) -> dict[str, Policy] | Non
             if name is None or until < now:
                 return None
             names[queue] = name
+            _used.add((id(store), queue))
     return {queue: conf.policy_of(queue, name) for queue, name in names.items()}
 
 
@@ -60,9 +64,25 @@ def of(store: Store, queues: Collection[str]) -> dict[str, Policy]:
     controls.refresh(store)
     if (found := remembered(store, queues)) is not None:
         return found
-    described = store.describe(queues)
-    _remember(store, {queue: described.get(queue) for queue in queues})
+    asked = {*queues, *_due_soon(store)}
+    described = store.describe(asked)
+    _remember(store, {queue: described.get(queue) for queue in asked})
     return {queue: conf.policy_of(queue, described.get(queue, "")) for queue in queues}
+
+
+def _due_soon(store: Store) -> list[str]:
+    """What was used since it was asked for, and would have to be asked for soon: one question is for all of them."""
+    soon = time.monotonic() + REMEMBER_SECONDS / 2
+    with _lock:
+        used = list(islice(_used, ASKED_TOGETHER))
+        _used.difference_update(used)
+        return [queue for of, queue in used if of == id(store) and _remembered.get((of, queue), NEVER)[0] < soon]
+
+
+def are_known(store: Store, queues: Collection[str]) -> bool:
+    """Whether the store has known these queues when it was asked: there is nothing to ``make_known``."""
+    with _lock:
+        return all(_remembered.get((id(store), queue), NEVER)[1] is not None for queue in queues)
 
 
 def make_known(store: Store, queues: Collection[str]) -> None:
@@ -108,13 +128,14 @@ def forget() -> None:
     """Ask the store again next time."""
     with _lock:
         _remembered.clear()
+        _used.clear()
     controls.forget()
 
 
 def _begin_anew() -> None:
     """In a forked process: the lock may have been held by a thread that is not here."""
-    global _lock, _remembered
-    _lock, _remembered = threading.Lock(), {}
+    global _lock, _remembered, _used
+    _lock, _remembered, _used = threading.Lock(), {}, set()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
@@ -125,4 +146,5 @@ def _remember(store: Store, names: Mapping[str, str | None]) -> None:
     with _lock:
         if len(_remembered) + len(names) > REMEMBERED_QUEUES:
             _remembered.clear()
+            _used.clear()
         _remembered.update({(id(store), queue): (until, name) for queue, name in names.items()})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -116,7 +115,7 @@ class Reads:
         gone = self._host.acks.of(link.queue) | self._host.withheld.of(link.queue)
         is_tentative = link.may_deliver is not None
         if gone or is_tentative:
-            return replace(request, excluded=request.excluded | gone, is_tentative=is_tentative)
+            return request._replace(excluded=request.excluded | gone, is_tentative=is_tentative)
         return request
 
     def _take(self, link: Link, batch: Batch) -> None:
@@ -140,7 +139,7 @@ class Reads:
             return
         if withheld and link.connection.state is not State.CLOSED:
             self._host.withheld.add(link.queue, [message.position for message in withheld])
-        await self._transmit(link, replace(batch, messages=tuple(allowed)))
+        await self._transmit(link, batch._replace(messages=tuple(allowed)))
 
     async def _transmit(self, link: Link, batch: Batch) -> None:
         """Have it noted, where that matters, that these messages go out now: it was not known before."""
@@ -154,7 +153,7 @@ class Reads:
                 link.connection.read_failed()
                 return
         messages = tuple(message for message in batch.messages if message.position not in busy)
-        self._take(link, replace(batch, messages=messages, more=batch.more and bool(messages or not busy)))
+        self._take(link, batch._replace(messages=messages, more=batch.more and bool(messages or not busy)))
 
 
 def _read_all(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from . import conf
 from .core.actions import ReadRequest
@@ -69,7 +68,7 @@ class ReplayReads:
             if (request := link.connection.begin_read()) is not None:
                 limit = min(request.limit, allowed[link], most // len(links))
                 max_bytes = min(request.max_bytes, BYTES_PER_CALL // len(links))
-                requests.append((link, replace(request, limit=limit, max_bytes=max_bytes)))
+                requests.append((link, request._replace(limit=limit, max_bytes=max_bytes)))
         return requests
 
     def _spend(self, link: Link, count: int) -> None:

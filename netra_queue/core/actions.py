@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .message import Message
 from .wire import CloseCode
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(NamedTuple):
     """Write this frame. ``last_seq`` is the last delivery in it; tell ``written`` when the server has taken it."""
 
     frame: str | bytes
@@ -59,8 +59,7 @@ class Close:
 Action = Transmit | Read | Acknowledge | Return | Persist | Settle | Close
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
+class ReadRequest(NamedTuple):
     """At most ``limit`` messages of together about ``max_bytes``, without the positions in ``excluded``.
 
     What has been returned ``alone_from`` times comes alone: nothing is given beside it. What is given is transmitted,

@@ -14,7 +14,7 @@ from ..core.policy import Overflow, Policy
 from ..exceptions import StoreUnavailable
 from ..ids import new_number
 from ..models import Body, Flag, queue_id
-from . import accounting, collapsing, inserting, limits, seen, straight, telling, tracking, watching
+from . import accounting, collapsing, inserting, limits, straight, telling, tracking, watching
 from .connecting import is_in_transaction, own_transaction
 from .devices import targets
 from .rows import chunks, record_losses
@@ -107,7 +107,7 @@ def _are_plain(
     if sum(one.size for one in added.values()) > INSERT_BYTES:
         return False
     of_lines = {queue_id(lines[queue][0]): (added[lines[queue][0]], policy) for queue, policy in policies.items()}
-    return seen.far_from_full(using, of_lines) == of_lines.keys()
+    return limits.far_from_full(using, of_lines) == of_lines.keys()
 
 
 def _append_plain(

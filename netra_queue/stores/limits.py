@@ -56,6 +56,17 @@ def enforce(
     return removed
 
 
+def far_from_full(using: str, added: Mapping[int, tuple[Growth, Policy]]) -> set[int]:
+    """Those of these queues, by id, that may have what is ``added`` without being counted: ``seen`` says so.
+
+    One that this process has not counted for long is counted before: that takes a statement, where counting what was
+    inserted takes a transaction.
+    """
+    if stale := seen.stale(using, added):
+        seen.note(using, totals(using, stale).items())
+    return seen.far_from_full(using, added)
+
+
 def _take_turns(using: str, queues: Mapping[int, str], now: datetime) -> None:
     """Lock the rows of these queues; rows that are missing are made."""
     missing = queues.keys() - lock_queues(using, queues.values())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -53,7 +52,7 @@ def read(using: str, requests: Sequence[Request], now: datetime) -> list[Batch]:
         busy |= others
         for number, batch in zip(stuck, found, strict=True):
             batches[number] = batch
-    return [batch if batch.messages else replace(batch, more=False) for batch in batches] if busy else batches
+    return [batch if batch.messages else batch._replace(more=False) for batch in batches] if busy else batches
 
 
 def _read(
@@ -95,7 +94,7 @@ def _noted(
 
 def _past(request: Request, busy: Collection[int]) -> Request:
     queue, wanted = request
-    return queue, replace(wanted, excluded=wanted.excluded.union(busy))
+    return queue, wanted._replace(excluded=wanted.excluded.union(busy))
 
 
 def waiting(using: str, queues: Iterable[str], now: datetime) -> set[str]:

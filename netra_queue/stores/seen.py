@@ -8,6 +8,7 @@ whoever counts next brings it back within its limits.
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -16,9 +17,17 @@ from ..core.policy import Growth, Policy
 
 TRUST_SECONDS = 5.0
 SEEN_QUEUES = 10_000
+NEVER = (0.0, 0, 0, Growth(0, 0))
 
 _lock = threading.Lock()
-_seen: dict[tuple[str, int], tuple[float, int, int, Growth]] = {}  # counted when, messages and size then; added since
+_seen: dict[tuple[str, int], tuple[float, int, int, Growth]] = {}  # trusted until; messages and size then; added since
+
+
+def stale(using: str, queues: Iterable[int]) -> set[int]:
+    """Those of these queues, by id, that this process has not counted for so long that it does not trust it."""
+    now = time.monotonic()
+    with _lock:
+        return {id for id in queues if _seen.get((using, id), NEVER)[0] <= now}
 
 
 def far_from_full(using: str, added: Mapping[int, tuple[Growth, Policy]]) -> set[int]:
@@ -28,22 +37,23 @@ def far_from_full(using: str, added: Mapping[int, tuple[Growth, Policy]]) -> set
         for id, (growth, policy) in added.items():
             if (entry := _seen.get((using, id))) is None:
                 continue
-            counted_at, messages, size, before = entry
+            until, messages, size, before = entry
             since = Growth(before.messages + growth.messages, before.size + growth.size)
-            if now - counted_at < TRUST_SECONDS and policy.is_far_from_full(messages, size, since=since):
-                _seen[using, id] = (counted_at, messages, size, since)
+            if now < until and policy.is_far_from_full(messages, size, since=since):
+                _seen[using, id] = (until, messages, size, since)
                 far.add(id)
     return far
 
 
 def note(using: str, totals: Iterable[tuple[int, tuple[int, int]]]) -> None:
-    """These queues hold so many messages and bytes, as just counted."""
+    """These queues hold so many messages and bytes, as just counted. It is trusted for different times: those that were
+    counted together are not to be counted together each time, with everybody waiting behind."""
     now = time.monotonic()
     with _lock:
         if len(_seen) > SEEN_QUEUES:
             _seen.clear()
         for id, (messages, size) in totals:
-            _seen[using, id] = (now, messages, size, Growth(0, 0))
+            _seen[using, id] = (now + TRUST_SECONDS * random.uniform(0.5, 1), messages, size, Growth(0, 0))
 
 
 def forget() -> None:

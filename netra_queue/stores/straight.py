@@ -15,7 +15,7 @@ from django.db import connections
 from ..core.message import Draft, Outcome
 from ..core.policy import Growth, Policy
 from ..models import queue_id
-from . import accounting, functions, seen, watching
+from . import accounting, functions, limits, watching
 from .values import Appended, expiry
 
 KNOWN_LINES = 10_000
@@ -56,7 +56,7 @@ def append(using: str, draft: Draft, policy: Policy, now: datetime, *, is_commit
     if line is None or not is_plain(draft, policy, now) or not functions.are_in(using):
         return None
     id = queue_id(line)
-    if not seen.far_from_full(using, {id: (Growth(1, draft.payload.size), policy)}):
+    if not limits.far_from_full(using, {id: (Growth(1, draft.payload.size), policy)}):
         return None
     since = now - timedelta(seconds=policy.line_seconds)
     payload, created_at, expires_at = draft.payload, draft.sent_at or now, expiry(draft, now)

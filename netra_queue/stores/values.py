@@ -61,8 +61,7 @@ class Mended:
     last: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What a read gave. ``more``: there may be further messages behind these.
 
     ``unnoted``: of a tentative read, the positions that ``Store.transmit`` is to be told of before they go out.

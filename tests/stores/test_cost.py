@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 
 from netra_queue.core.actions import ReadRequest
 from netra_queue.core.policy import BLIND, Replay
-from netra_queue.models import Linger, Loss, Message, Queue, UsedKey, queue_id
+from netra_queue.models import Linger, LiveConnection, Loss, Message, Queue, UsedKey, queue_id
 from netra_queue.stores import functions, seen
 from netra_queue.stores.base import Returned
 from tests.making import HERE, AdvancingDatabaseStore, make_draft, make_policy, make_presence, put
@@ -169,6 +169,10 @@ def test_functions_planned_for_empty_tables_look_at_no_other_queues(store: Advan
         pytest.skip("functions are for PostgreSQL")
     presence, read = make_presence("mine.1"), [("mine.1", ReadRequest(50, 10**6, frozenset()))]
     store.heartbeat(HERE)
+    with connections[store.using].cursor() as cursor:
+        cursor.execute(
+            f"VACUUM ANALYZE {', '.join(model._meta.db_table for model in (Queue, Message, LiveConnection))}"
+        )
     with CaptureQueriesContext(connections[store.using]) as queries:
         for _ in range(8):  # the sixth plan is the one that is kept
             put(store, make_draft("mine.1"))
@@ -226,7 +230,7 @@ def test_the_number_of_statements_does_not_depend_on_what_is_stored(store: Advan
     store.settle("mine.1", store.losses(["mine.1"])["mine.1"].records)
     fill(store)
     assert {name: len(statements(store, work)) for name, work in operations(store).items()} == alone
-    assert alone["send"] == 3  # its lines, the row, the totals
+    assert alone["send"] == (2 if store.using == "postgresql" else 3)  # the totals, its lines, the row
     assert (
         alone["read"] == alone["read of a paused queue"] == alone["waiting"] == alone["holders"] == alone["losses"] == 1
     )

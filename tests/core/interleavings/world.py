@@ -6,7 +6,7 @@ import json
 import uuid
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from netra_queue.acks import Acks
 from netra_queue.core.actions import Acknowledge, Action, Close, Persist, Read, ReadRequest, Return, Settle, Transmit
@@ -163,7 +163,7 @@ class Process:
         request = socket.connection.begin_read()
         if request is not None:
             gone = self.acks.of(socket.line)
-            socket.request = replace(request, excluded=request.excluded | gone)
+            socket.request = request._replace(excluded=request.excluded | gone)
             mine = {
                 p for p in self.acked & self.ledger.sight.rows.keys() if self.ledger.sight.rows[p].line == socket.line
             }
