@@ -5,7 +5,9 @@ from typing import Any
 from django.db import migrations
 
 # Plans of functions are kept, and may be made while the tables are all but empty. So each table is looked up by a key of
-# its own, in a statement that leaves the planner nothing else: an OR, or a join, it would answer by reading all of it.
+# its own, in a statement that leaves the planner nothing else: an OR, or a join, it would answer by reading all of it, and
+# what has not expired by reading the index of expiry, were it not for IS TRUE. A read walks along its index: a bitmap would
+# be of all that a queue has, and of what is deleted and not vacuumed yet.
 PUT_ONE = """
 CREATE FUNCTION netra_queue_put_one(
     asked bigint, line bigint, since timestamptz, uid text, priority smallint, kind smallint, payload text, size integer,
@@ -35,7 +37,7 @@ CREATE FUNCTION netra_queue_read(wanted json, short_bytes integer, moment timest
 RETURNS TABLE (
     number integer, until timestamptz, id bigint, priority smallint, size integer, deliveries smallint, uid text,
     kind smallint, created_at bigint, flags smallint, traceparent text, payload text
-) LANGUAGE plpgsql SET enable_seqscan TO off SET jit TO off AS $$
+) LANGUAGE plpgsql SET enable_seqscan TO off SET enable_bitmapscan TO off SET jit TO off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
@@ -51,7 +53,7 @@ BEGIN
                (extract(epoch FROM m.created_at) * 1000000)::bigint, m.flags, m.traceparent::text,
                CASE WHEN m.size <= short_bytes AND m.body_id IS NULL THEN m.payload END
         FROM netra_queue_message m
-        WHERE pause.until IS NULL AND m.queue_id = r.q AND m.expires_at > moment
+        WHERE pause.until IS NULL AND m.queue_id = r.q AND (m.expires_at > moment) IS TRUE
             AND (m.not_before IS NULL OR m.not_before <= moment) AND NOT m.id <@ r.x
         ORDER BY m.priority, m.id LIMIT r.l
     ) AS next ON true;

@@ -214,7 +214,8 @@ def _lateral(using: str, table: str, columns: str, requests: Sequence[Request], 
     """What the function does.
 
     Both constant limits tell the planner how little this is: where a queue is long it reckoned with a tenth of it for
-    each of a hundred requests, and spent 10 ms on compiling the statement (its JIT), each time.
+    each of a hundred requests, and spent 10 ms on compiling the statement (its JIT), each time. IS TRUE keeps it from
+    the index of expiry, which has all queues' messages.
     """
     queues = connections[using].ops.quote_name(models.Queue._meta.db_table)
     most = max(request.limit for _, request in requests)
@@ -223,8 +224,8 @@ def _lateral(using: str, table: str, columns: str, requests: Sequence[Request], 
         f"FROM (SELECT * FROM json_to_recordset(%s::json) "
         f"AS given(n int, q bigint, b bigint, l int, x int8multirange) LIMIT {len(requests)}) AS r "
         f"LEFT JOIN {queues} q ON q.id IN (r.q, r.b) AND {pausing.condition(using)} "
-        f"LEFT JOIN LATERAL (SELECT * FROM (SELECT {columns} FROM {table} WHERE q.id IS NULL "
-        f"AND queue_id = r.q AND expires_at > %s AND (not_before IS NULL OR not_before <= %s) AND NOT id <@ r.x "
+        f"LEFT JOIN LATERAL (SELECT * FROM (SELECT {columns} FROM {table} WHERE q.id IS NULL AND queue_id = r.q "
+        f"AND (expires_at > %s) IS TRUE AND (not_before IS NULL OR not_before <= %s) AND NOT id <@ r.x "
         f"ORDER BY priority, id LIMIT r.l) AS next LIMIT {most:d}) AS m ON true"
     )
     return statement, [FOREVER, _wanted(requests), moment, moment, moment]
