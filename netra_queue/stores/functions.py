@@ -21,7 +21,8 @@ def are_in(using: str) -> bool:
     database = using, str(connection.settings_dict["NAME"])
     if database not in _has_them:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(DISTINCT proname) FROM pg_proc WHERE proname IN (%s, %s)", [PUT_ONE, READ])
+            visible = "proname IN (%s, %s) AND pg_function_is_visible(oid)"
+            cursor.execute(f"SELECT count(DISTINCT proname) FROM pg_proc WHERE {visible}", [PUT_ONE, READ])
             _has_them[database] = cursor.fetchone()[0] == 2
     return _has_them[database]
 
