@@ -79,19 +79,17 @@ def _due_soon(store: Store) -> list[str]:
         return [queue for of, queue in used if of == id(store) and _remembered.get((of, queue), NEVER)[0] < soon]
 
 
-def are_known(store: Store, queues: Collection[str]) -> bool:
-    """Whether the store has known these queues when it was asked: there is nothing to ``make_known``."""
+def unknown(store: Store, queues: Collection[str]) -> list[str]:
+    """Those of these queues that the store did not know when it was asked, or was not asked for. Does not block."""
     with _lock:
-        return all(_remembered.get((id(store), queue), NEVER)[1] is not None for queue in queues)
+        return [queue for queue in queues if _remembered.get((id(store), queue), NEVER)[1] is None]
 
 
 def make_known(store: Store, queues: Collection[str]) -> None:
     """Have the store know these queues, so that operators see them, and senders can take turns at a full one."""
-    with _lock:
-        unknown = [queue for queue in queues if _remembered.get((id(store), queue), NEVER)[1] is None]
-    if unknown:
-        store.ensure(unknown)
-        _remember(store, store.describe(unknown))
+    if new := unknown(store, queues):
+        store.ensure(new)
+        _remember(store, store.describe(new))
 
 
 def fresh_store() -> Store:

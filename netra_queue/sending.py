@@ -182,7 +182,7 @@ async def _awrite(entries: Sequence[tuple[str, Payload]], wanted: Options, admis
     if kept:
         try:
             kept = await admission.aadmit(store, kept, division.policies, _in_writer)
-            if known is None and not policies.are_known(store, queues):
+            if known is None and policies.unknown(store, division.policies):
                 await answered(writer.run(partial(policies.make_known, store, division.policies)))
             written = writer.asubmit(kept, division.policies, _announce)
             appended = await settled_in_time(written, MAY_BE_WRITTEN)

@@ -25,8 +25,3 @@ def are_in(using: str) -> bool:
             cursor.execute(f"SELECT count(DISTINCT proname) FROM pg_proc WHERE {visible}", [PUT_ONE, READ])
             _has_them[database] = cursor.fetchone()[0] == 2
     return _has_them[database]
-
-
-def forget() -> None:
-    """Ask the databases again."""
-    _has_them.clear()

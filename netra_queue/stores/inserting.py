@@ -73,9 +73,10 @@ def _insert_one(using: str, row: Row) -> dict[Key, int]:
 
 def _insert_columns(using: str, rows: Sequence[Row]) -> dict[Key, int]:
     """PostgreSQL's. It numbers rows in the order in which they are selected."""
-    names: list[str] = []
     values: list[str] = []
     alike: list[Any] = []
+    names: list[str] = []  # of the columns in which the rows differ
+    typed: list[str] = []
     arrays: list[str] = []
     for number, (column, of) in enumerate(zip(zip(*rows, strict=True), _TYPES, strict=True)):
         if column[1:] == column[:-1]:
@@ -83,15 +84,16 @@ def _insert_columns(using: str, rows: Sequence[Row]) -> dict[Key, int]:
             alike.append(column[0])
         else:
             values.append(f"c{number}")
-            names.append(values[-1])
+            names.append(f"c{number}")
+            typed.append(f"%s::{of}[]")
             arrays.append(_array(column))
-    typed = ", ".join(f"%s::{_TYPES[int(name[1:])]}[]" for name in names)
     connection = connections[using]
     table = connection.ops.quote_name(Message._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO {table} ({COLUMNS}) SELECT {', '.join(values)}, 0 "
-            f"FROM unnest({typed}) WITH ORDINALITY AS given({', '.join(names)}, place) ORDER BY place RETURNING id",
+            f"FROM unnest({', '.join(typed)}) WITH ORDINALITY AS given({', '.join(names)}, place) "
+            f"ORDER BY place RETURNING id",
             [*alike, *arrays],
         )
         positions = sorted(position for (position,) in cursor.fetchall())

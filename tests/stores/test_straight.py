@@ -53,7 +53,6 @@ def without_functions(store: AdvancingDatabaseStore, monkeypatch: pytest.MonkeyP
         yield
         if connections[store.using].vendor == "postgresql":
             cursor.execute(f"ALTER FUNCTION netra_queue_gone RENAME TO {functions.READ}")
-    functions.forget()
 
 
 def send(store: AdvancingDatabaseStore, draft: Draft | None = None) -> tuple[Appended, list[str]]:
